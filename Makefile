@@ -1,0 +1,40 @@
+# make repro, make test: each sets up .venv first and is enough on a fresh clone.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: setup repro test test-slow lint bench clean
+
+setup: $(STAMP)
+
+# uv installs in seconds; without one on PATH, pip installs it into the environment first.
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "embedpipe needs Python 3.11 or newer, found $$($(PYTHON) -V); run: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	command -v uv >/dev/null || $(BIN)/python -m pip install --quiet uv
+	UV=$$(command -v uv || echo $(BIN)/uv); \
+	$$UV pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock && \
+	$$UV pip install --quiet --python $(BIN)/python --no-deps -e .
+	touch $@
+
+repro: setup
+	$(BIN)/python -m dvc repro --quiet || $(BIN)/python -m dvc repro
+test: setup
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: setup
+	$(BIN)/python -m pytest -m slow
+
+lint: setup
+	$(BIN)/ruff check embedpipe stages tests benchmarks
+	$(BIN)/ruff format --check embedpipe stages tests benchmarks
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup
+	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+clean:
+	rm -rf $(VENV)
