@@ -1,0 +1,1 @@
+"""Compare all arms: leaderboard, intervals, headline, curves, and the one place that opens the test."""

@@ -1,0 +1,134 @@
+"""Options of selection and comparison, and the check that baselines can be had.
+
+They stand with `evaluate`, since training, selection and comparison all read them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, field_validator
+
+from embedpipe.errors import ConfigError
+from embedpipe.evaluate.arms import ROLE_OF_BASELINE
+from embedpipe.params import StrictModel, did_you_mean
+
+Metric = Literal["accuracy", "balanced_accuracy", "macro_f1", "nll", "r2", "mae"]
+
+BASELINES = ("majority", "shuffled_labels", "random_weights", "pixels")
+
+
+def _known_baselines(names: list[str]) -> list[str]:
+    for name in names:
+        if name not in BASELINES:
+            raise ValueError(
+                f"unknown baseline {name!r}{did_you_mean(name, BASELINES)}; known: {', '.join(BASELINES)}"
+            )
+    if len(set(names)) < len(names):
+        raise ValueError("a baseline is named twice; name each once")
+    return names
+
+
+Baselines = Annotated[list[str], AfterValidator(_known_baselines)]
+"""Type of the `baselines:` section: known names, each once."""
+
+
+class SelectOptions(StrictModel):
+    """What chooses tap, backbone, head and hyperparameters."""
+
+    on: Literal["val"] = Field(
+        "val", description="Samples that choose at k_shot all: the validation split; the test is sealed."
+    )
+    by: Metric = Field(
+        "balanced_accuracy",
+        description="Metric that chooses; balanced, so that a frequent class cannot carry an arm. Number tasks "
+        "use r2 where this is a metric of classes, and tasks of classes use balanced_accuracy where it is one of numbers.",
+    )
+
+
+class CompareOptions(StrictModel):
+    """How arms are compared."""
+
+    k_shot: list[int | Literal["all"]] = Field(
+        default_factory=lambda: [5, "all"],
+        description="Labels a class to train on; `all` is always trained, since selection reads it. "
+        "5 is where transfer shows most on small tasks.",
+    )
+    draws: int = Field(
+        10, ge=1, le=1000, description="Draws of the labelled samples at each numeric k_shot; 10 steady the mean."
+    )
+    heads: list[str] | None = Field(
+        None,
+        description="Heads, by their name in `heads:`, that train at each numeric k_shot; by default the first one, "
+        "since each costs draws x folds x taps fits.",
+    )
+    test: Literal["sealed", "open"] = Field(
+        "sealed", description="`sealed`: only `embedpipe test` reads test targets; `open`: every comparison does."
+    )
+
+    @field_validator("k_shot")
+    @classmethod
+    def _positive_and_once(cls, values: list[int | str]) -> list[int | str]:
+        for value in values:
+            if isinstance(value, int) and value < 1:
+                raise ValueError("k_shot counts labels a class: each is `all` or 1 or more")
+        if len(set(values)) < len(values):
+            raise ValueError("a k_shot is listed twice; list each once")
+        return values
+
+    @property
+    def numeric_k_shot(self) -> list[int]:
+        """The numeric ones, ascending."""
+        return sorted(k for k in self.k_shot if isinstance(k, int))
+
+
+def check_baselines(baselines: Sequence[str], roles: Mapping[str, str], where: str = "params.yaml") -> None:
+    """Check that a backbone provides each baseline that needs one.
+
+    Parameters
+    ----------
+    baselines
+        Names under `baselines:`.
+    roles
+        Role of each backbone by name.
+
+    Raises
+    ------
+    ConfigError
+        If `random_weights` or `pixels` is wanted and no backbone has that role; says what to add.
+    """
+    example = {
+        "random_weights": "a backbone with the same model and `weights: random:0`",
+        "pixels": "`pixels: {model: pixels}`",
+    }
+    problems = [
+        f"{where}: baselines: {name!r} needs a backbone of that role, and none of "
+        f"{', '.join(roles) or '(no backbones)'} has it; add {example[name]} under `backbones:`, or drop the baseline"
+        for name in baselines
+        if name in ROLE_OF_BASELINE and ROLE_OF_BASELINE[name] not in roles.values()
+    ]
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def check_k_shot_heads(names: Sequence[str] | None, heads: Sequence[str], where: str = "params.yaml") -> list[str]:
+    """Names of the heads that train at numeric k_shot, in the order of `heads`.
+
+    Raises
+    ------
+    ConfigError
+        If a name is not under `heads:`.
+    """
+    if names is None:
+        return list(heads[:1])
+    unknown = [name for name in names if name not in heads]
+    if unknown:
+        raise ConfigError(
+            "\n".join(
+                f"{where}: compare.heads: no head is named {name!r}{did_you_mean(name, list(heads))}; "
+                f"heads: {', '.join(heads)}"
+                for name in unknown
+            )
+        )
+    return [name for name in heads if name in names]

@@ -1,0 +1,1 @@
+"""Choose tap, backbone, head and hyperparameters jointly, on validation, and say what ties with the best."""
