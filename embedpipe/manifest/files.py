@@ -1,0 +1,57 @@
+"""Write whole files: atomically, and the same bytes for the same content.
+
+A reader sees the old file or the new one, never a part; nothing written depends on the clock.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from embedpipe.errors import DataError
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace `path` by `content`: written beside it, fsynced, then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_parquet(path: Path, table: pa.Table) -> None:
+    """Replace `path` by `table` as Parquet: equal tables give equal bytes."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd", version="2.6", store_schema=True)
+    write_bytes(path, sink.getvalue().to_pybytes())
+
+
+def read_parquet(path: Path, hint: str) -> pa.Table:
+    """Read a table.
+
+    Parameters
+    ----------
+    hint : str
+        What makes the file, e.g. ``run ingest``; the error ends with it.
+
+    Raises
+    ------
+    DataError
+        If the file is missing or is no Parquet.
+    """
+    try:
+        with path.open("rb") as file:
+            return pq.read_table(file)
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file; {hint}") from error
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{path}: expected a Parquet file, found something else ({error}); {hint}") from error
