@@ -36,6 +36,7 @@ FONTS = (
 )  # fmt: skip
 OVERSAMPLING = 4  # a letter is distorted at 4 times the final resolution, then averaged down
 FONT_PX = 64
+INK_MEAN, INK_SPREAD = 0.30, 0.05  # share of the frame that ink covers: 0.305 in scikit-learn's digits
 
 
 class GlyphsOptions(StrictModel):
@@ -106,9 +107,7 @@ class GlyphsSource:
         drawn = mask.transform(
             (frame_px, frame_px), Image.Transform.AFFINE, _affine(rng, mask.size, frame_px), Image.Resampling.BILINEAR
         )
-        pen = rng.choice(3, p=(0.35, 0.4, 0.25))  # a pen is thicker than print: grow strokes by 0, 1 or 2 px
-        if pen:
-            drawn = drawn.filter(ImageFilter.MaxFilter(1 + 2 * int(pen)))
+        drawn = _with_pen(drawn, rng.normal(INK_MEAN, INK_SPREAD))
         drawn = drawn.filter(ImageFilter.GaussianBlur(rng.uniform(0.4, 1.2)))
         small = np.asarray(drawn.reduce(OVERSAMPLING), dtype=np.float32)
         small = small * rng.uniform(1.0, 1.25)  # digits saturate where the stroke fills a pixel
@@ -137,15 +136,25 @@ def _affine(
     angle = rng.normal(0.0, 0.10)
     shear = rng.normal(-0.05, 0.18)
     forward = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    forward = forward @ np.array([[1.0, shear], [0.0, 1.0]]) @ np.diag([rng.uniform(0.75, 1.15), 1.0])
-    # the letter fills the frame after it was bent, whatever its width
+    forward = forward @ np.array([[1.0, shear], [0.0, 1.0]])
+    # once bent, the letter fills the frame's height and, as digits do, about two thirds of its width
     spread = np.abs(forward) @ np.array([width, height], dtype=float)
-    forward *= frame_px * rng.uniform(0.88, 1.08) / spread.max()
-    shift = rng.uniform(-0.05, 0.05, size=2) * frame_px
+    fit_height = frame_px * rng.uniform(0.92, 1.06) / spread[1]
+    fit_width = min(frame_px * rng.uniform(0.55, 0.85) / spread[0], 1.3 * fit_height)
+    forward = np.diag([fit_width, fit_height]) @ forward
+    shift = np.array([rng.uniform(-0.06, 0.06), rng.uniform(-0.03, 0.03)]) * frame_px
     inverse = np.linalg.inv(forward)
     offset = np.array([width, height]) / 2 - inverse @ (frame_px / 2 + shift)
     (a, b), (d, e) = inverse.tolist()
     return a, b, float(offset[0]), d, e, float(offset[1])
+
+
+def _with_pen(drawn: Image.Image, ink: float) -> Image.Image:
+    """Strokes thinned or thickened to the share of ink nearest to `ink`: one pen writes all letters."""
+    thinner, thicker = ImageFilter.MinFilter(3), ImageFilter.MaxFilter(3)
+    pens = [drawn.filter(thinner), drawn, drawn.filter(thicker)]
+    pens.append(pens[-1].filter(thicker))
+    return min(pens, key=lambda image: abs(float(np.asarray(image).mean()) / 255.0 - ink))
 
 
 def _font_path(font: str) -> Path:
