@@ -1,0 +1,5 @@
+"""`python -m embedpipe` is `embedpipe`."""
+
+from embedpipe.cli import main
+
+main()

@@ -1,0 +1,234 @@
+"""The commands. Each validates the whole of params.yaml, then calls the step that its DVC stage calls."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import embedpipe
+from embedpipe.errors import ConfigError, EmbedpipeError
+from embedpipe.params import did_you_mean
+from embedpipe.terminal import exit_with, say
+from embedpipe.workspace import Workspace, find_workspace
+
+app = typer.Typer(
+    name="embedpipe",
+    help="Embed once, train many heads. `dvc repro` runs every step; these run one, or answer a question.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for a machine instead of a table for a person.")]
+_project: list[Path | None] = [None]
+_STEPS, _QUESTIONS = "Steps, in order", "Questions"
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command and return its exit code."""
+    debug = "--debug" in arguments
+    try:
+        app(args=arguments, standalone_mode=False)
+    except EmbedpipeError as error:
+        return exit_with(error, debug)
+    except (typer.Exit, typer.Abort) as error:
+        return getattr(error, "exit_code", 1)
+    except KeyboardInterrupt:
+        say("stopped; what is committed stays, and the same command goes on from there")
+        return 130
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # click's usage errors format themselves
+            raise
+        error.show()  # type: ignore[attr-defined]
+        return 2
+    return 0
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(embedpipe.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    project: Annotated[Path | None, typer.Option(help="Folder of params.yaml; default: the current one.")] = None,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of mistakes too.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    _project[0] = project
+    if project is not None:
+        os.chdir(project) if project.is_dir() else _no_folder(project)
+
+
+def _no_folder(project: Path) -> None:
+    raise ConfigError(f"{project}: expected a folder that holds params.yaml, found none")
+
+
+def _open() -> tuple[Workspace, Any]:
+    from embedpipe.config import load_params
+
+    workspace = find_workspace()
+    return workspace, load_params(workspace.params)
+
+
+def _chosen(names: Iterable[str] | None, known: Iterable[str], kind: str) -> list[str]:
+    known = list(known)
+    for name in names or ():
+        if name not in known:
+            raise ConfigError(
+                f"no {kind} is named {name!r}{did_you_mean(name, known)}; params.yaml has: {', '.join(known) or '(none)'}"
+            )
+    return list(names or known)
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _each(step: Callable[[Workspace, str], Any], workspace: Workspace, names: Iterable[str]) -> list[Any]:
+    return [step(workspace, name) for name in names]
+
+
+@app.command(rich_help_panel=_STEPS)
+def ingest(
+    datasets: Annotated[list[str] | None, typer.Argument(help="Data sets; default: all.")] = None,
+) -> None:
+    """List the samples of each data set, and write the targets of its tasks."""
+    workspace, params = _open()
+    from embedpipe.steps.ingest import ingest_dataset
+    from embedpipe.steps.targets import make_task_targets
+
+    chosen = _chosen(datasets, params.datasets, "data set")
+    _each(ingest_dataset, workspace, chosen)
+    _each(make_task_targets, workspace, [name for name, task in params.tasks.items() if task.on in chosen])
+
+
+@app.command(rich_help_panel=_STEPS)
+def source(models: Annotated[list[str] | None, typer.Argument(help="Source models; default: all.")] = None) -> None:
+    """Train the source models that params.yaml trains here."""
+    workspace, params = _open()
+    from embedpipe.steps.source import train_source_model
+
+    _each(train_source_model, workspace, _chosen(models, params.source, "source model"))
+
+
+@app.command(rich_help_panel=_STEPS)
+def extract(backbones: Annotated[list[str] | None, typer.Argument(help="Backbones; default: all.")] = None) -> None:
+    """Run each backbone over the samples that its store lacks."""
+    workspace, params = _open()
+    from embedpipe.steps.extract import extract_features
+
+    _each(extract_features, workspace, _chosen(backbones, params.backbones, "backbone"))
+
+
+@app.command(rich_help_panel=_STEPS)
+def train(tasks: Annotated[list[str] | None, typer.Argument(help="Tasks; default: all.")] = None) -> None:
+    """Train the heads of each task; finished ones are not trained again."""
+    workspace, params = _open()
+    from embedpipe.steps.train import train_heads
+
+    _each(train_heads, workspace, _chosen(tasks, params.tasks, "task"))
+
+
+@app.command(rich_help_panel=_STEPS)
+def select() -> None:
+    """Select tap, backbone, family and hyperparameters jointly, on validation."""
+    workspace, _ = _open()
+    from embedpipe.steps.select import select_arms
+
+    select_arms(workspace)
+
+
+@app.command(rich_help_panel=_STEPS)
+def compare() -> None:
+    """Compare every arm on validation and print the leaderboard."""
+    workspace, _ = _open()
+    from embedpipe.steps.compare import compare_arms
+
+    compare_arms(workspace)
+
+
+@app.command(rich_help_panel=_STEPS)
+def report() -> None:
+    """Write the page data/report/index.html."""
+    workspace, _ = _open()
+    from embedpipe.steps.report import write_report
+
+    write_report(workspace)
+
+
+@app.command(rich_help_panel=_STEPS)
+def test(
+    task: Annotated[list[str] | None, typer.Option("--task", help="Tasks; default: all.")] = None,
+    arm: Annotated[list[str] | None, typer.Option("--arm", help="Arms by id; default: the selected ones.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Open the sealed test for the selected arms (or those named) and log that it was read."""
+    workspace, params = _open()
+    from embedpipe.steps.test import read_test
+
+    rows = read_test(workspace, _chosen(task, params.tasks, "task"), arm or None, quiet=as_json)
+    if as_json:
+        _print_json(rows)
+
+
+@app.command(rich_help_panel=_QUESTIONS)
+def info(as_json: Json = False) -> None:
+    """Check params.yaml and show what there is: data sets, stores, arms, leaderboard."""
+    workspace, params = _open()
+    from embedpipe.cli.info import collect, show
+
+    found = collect(workspace, params)
+    _print_json(found) if as_json else show(workspace, found)
+
+
+@app.command(rich_help_panel=_QUESTIONS)
+def plan(
+    backbones: Annotated[list[str] | None, typer.Argument(help="Backbones; default: all.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Say what extraction would do: samples to embed, bytes a tap, free disk, time."""
+    workspace, params = _open()
+    from embedpipe.cli.tables import show_plan
+    from embedpipe.steps.extract import plan_features
+
+    plans = _each(plan_features, workspace, _chosen(backbones, params.backbones, "backbone"))
+    _print_json([one.to_dict() for one in plans]) if as_json else [show_plan(one) for one in plans]
+
+
+@app.command(rich_help_panel=_QUESTIONS)
+def taps(
+    backbone: Annotated[str, typer.Argument(help="A backbone of params.yaml.")],
+    as_json: Json = False,
+) -> None:
+    """List every node of a backbone that can be tapped, with its shape and bytes a sample."""
+    workspace, params = _open()
+    from embedpipe.cli.tables import show_nodes
+    from embedpipe.steps.extract import list_nodes
+
+    name = _chosen([backbone], params.backbones, "backbone")[0]
+    nodes = list_nodes(workspace, name)
+    _print_json(nodes) if as_json else show_nodes(name, nodes)
+
+
+@app.command(rich_help_panel=_QUESTIONS)
+def verify(
+    backbones: Annotated[list[str] | None, typer.Argument(help="Backbones; default: all that have a store.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Read every stored file again and compare it with its checksum. Exit code 1 if any is damaged."""
+    workspace, params = _open()
+    from embedpipe.cli.tables import show_verified
+    from embedpipe.steps.verify import verify_stores
+
+    checked = verify_stores(workspace, _chosen(backbones, params.backbones, "backbone"), named=bool(backbones))
+    _print_json(checked) if as_json else show_verified(checked)
+    if any(one["damages"] for one in checked):
+        raise typer.Exit(1)

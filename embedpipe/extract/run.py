@@ -1,0 +1,207 @@
+"""Embed what is missing and publish the store: the whole of one `extract`.
+
+Reads manifests and their sources, the backbone, the working store; writes the working store and the
+published one. Each part is elsewhere: what is wanted (`samples`), whether the backbone still computes what
+it stored (`probe`), which rows and taps are missing (`store.plan`), how they are computed (`pipeline`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from embedpipe.backbones import BackboneOptions
+from embedpipe.errors import TooManyFailed
+from embedpipe.extract.options import ExtractOptions
+from embedpipe.extract.pipeline import Batch, Embedded, StepTimes, embed
+from embedpipe.extract.samples import WantedSamples
+from embedpipe.extract.session import Session, open_session
+from embedpipe.extract.verdict import Verdict, judge
+from embedpipe.manifest.table import Manifest
+from embedpipe.progress import Progress, silent
+from embedpipe.sources.base import Source
+from embedpipe.store import Block, GrowthPlan, publish, to_storage
+
+
+@dataclass(frozen=True)
+class ExtractSummary:
+    """What one run of `extract` did.
+
+    Attributes
+    ----------
+    num_samples, num_embedded, num_failed : int
+        Distinct samples wanted, forward passes made, and samples that could not be decoded.
+    notes : list of str
+        What a person should know: a new group and why, constant columns, drift.
+    """
+
+    backbone: str
+    num_samples: int
+    num_embedded: int
+    num_failed: int
+    verdict: Verdict
+    notes: list[str]
+
+    def sentence(self) -> str:
+        """One line for the terminal."""
+        kept = self.num_samples - self.num_embedded
+        head = f"{self.backbone}: {self.num_embedded:,} embedded, {kept:,} already there"
+        failed = f", {self.num_failed:,} unreadable" if self.num_failed else ""
+        rate = f" at {self.verdict.rate:,.0f} samples/s; {self.verdict.advice}" if self.num_embedded else ""
+        return f"{head}{failed}{rate}"
+
+
+def extract_backbone(
+    name: str,
+    options: BackboneOptions,
+    extract: ExtractOptions,
+    datasets: Sequence[tuple[Manifest, Source]],
+    *,
+    root: Path,
+    source_dir: Path,
+    stores_dir: Path,
+    destination: Path,
+    progress: Progress = silent,
+    say: Callable[[str], None] = lambda text: None,
+) -> ExtractSummary:
+    """Bring every wanted sample into every wanted tap and publish the store.
+
+    Parameters
+    ----------
+    datasets
+        Manifests with their sources; those of another modality than the backbone's are left out.
+    root, source_dir
+        Where relative paths of weights start, and where source models trained here lie.
+    stores_dir, destination
+        The folder of working stores, and the published store; they must share a filesystem.
+
+    Raises
+    ------
+    DataError, ConfigError, WeightsError
+        If data sets, options or weights cannot be used; before anything is computed.
+    StoreError
+        If the store is held by another process, damaged, on another filesystem or full.
+    ProbeMismatch
+        If the backbone no longer computes what it stored.
+    TooManyFailed
+        If more than `max_failed` of the samples cannot be decoded. What is committed stays.
+    """
+    with open_session(name, options, extract, datasets, root, source_dir, stores_dir, destination) as session:
+        for note in session.notes:
+            say(note)
+        plan = session.plan()
+        session.check_disk(plan)
+        failures = _Failures(session.wanted, extract.max_failed, name)
+        times = StepTimes()
+        if plan.blocks:
+            _run_blocks(session, plan, failures, times, progress)
+        group = session.group
+        failed = failed_samples(session.wanted, group.taps[session.tap_names[0]].holes, plan.rows_of_wanted)
+        publish(
+            group,
+            session.tap_names,
+            destination,
+            {"card.json": _json_bytes(session.card()), "failed.csv": _failed_csv(failed)},
+        )
+        return ExtractSummary(
+            backbone=name,
+            num_samples=len(np.unique(plan.rows_of_wanted)),
+            num_embedded=plan.num_rows_to_compute,
+            num_failed=len(failed),
+            verdict=judge(times, session.spec.device_kind),
+            notes=session.notes,
+        )
+
+
+def _run_blocks(
+    session: Session, plan: GrowthPlan, failures: _Failures, times: StepTimes, progress: Progress
+) -> None:
+    total, done = plan.num_rows_to_compute, 0
+    for block in plan.blocks:
+        with session.group.writer(plan, block, sync_s=session.extract.journal_s) as writer:
+            for index, segment in enumerate(block.segments):
+                spooled = writer.done(index)
+                done += spooled
+                progress(done, total, "samples")
+
+                def write(embedded: Embedded, taps: tuple[str, ...] = segment.taps, index: int = index) -> None:
+                    nonlocal done
+                    failures.add(embedded, plan)
+                    rows = embedded.batch.rows
+                    names = session.wanted.names[embedded.batch.samples[embedded.ok]]
+                    writer.append(
+                        rows,
+                        {
+                            tap: to_storage(embedded.values[tap], session.dtype, tap, names)
+                            for tap in taps
+                            if embedded.values
+                        },
+                        embedded.failures,
+                    )
+                    done += len(rows)
+                    progress(done, total, "samples")
+
+                embed(
+                    _batches(plan, block, index, spooled, session.extract.batch),
+                    session.read,
+                    session.forward(segment.taps),
+                    write,
+                    batch_size=session.extract.batch,
+                    decode_threads=session.extract.decode_threads,
+                    times=times,
+                )
+            session.notes.extend(writer.commit())
+
+
+def _batches(plan: GrowthPlan, block: Block, segment: int, spooled: int, batch: int) -> Iterator[Batch]:
+    rows = block.segments[segment].rows
+    for start in range(spooled, len(rows), batch):
+        some = rows[start : start + batch]
+        yield Batch(some, plan.wanted_of_row[some])
+
+
+class _Failures:
+    """Counts samples that could not be decoded, and stops the run before it wastes a night."""
+
+    def __init__(self, wanted: WantedSamples, max_failed: float, backbone: str) -> None:
+        self._wanted, self._max_failed, self._backbone = wanted, max_failed, backbone
+        self._reasons: dict[str, str] = {}
+
+    def add(self, embedded: Embedded, plan: GrowthPlan) -> None:
+        for row, reason in embedded.failures.items():
+            self._reasons[str(self._wanted.names[plan.wanted_of_row[row]])] = reason
+        if len(self._reasons) > self._max_failed * len(self._wanted):
+            some = "; ".join(f"{name}: {reason}" for name, reason in list(self._reasons.items())[:3])
+            raise TooManyFailed(
+                f"{self._backbone}: expected at most {self._max_failed:.2%} of {len(self._wanted):,} samples to be "
+                f"unreadable, found {len(self._reasons)} so far ({some}); mend or remove them, or raise "
+                "extract.max_failed; what is embedded so far is kept"
+            )
+
+
+def failed_samples(wanted: WantedSamples, holes: Any, rows_of_wanted: np.ndarray) -> list[tuple[str, str]]:
+    """Wanted samples that stand in a hole of the store, with the reason, in manifest order."""
+    if not len(holes):
+        return []
+    bad = np.flatnonzero(np.isin(rows_of_wanted, np.fromiter(holes, dtype=np.int64)))
+    return [(str(wanted.names[i]), holes[int(rows_of_wanted[i])]) for i in bad]
+
+
+def _failed_csv(failed: Sequence[tuple[str, str]]) -> bytes:
+    import csv
+    import io
+
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["sample", "reason"])
+    writer.writerows(failed)
+    return text.getvalue().encode()
+
+
+def _json_bytes(value: Any) -> bytes:
+    return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()

@@ -1,0 +1,63 @@
+"""What a backbone is to embed: the samples of several data sets as one list of distinct keys."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from embedpipe.errors import DataError
+from embedpipe.manifest.table import Manifest
+from embedpipe.sources.base import Source
+
+
+@dataclass(frozen=True)
+class WantedSamples:
+    """Samples of all data sets that one backbone embeds, in manifest order.
+
+    Attributes
+    ----------
+    keys : uint8 array, shape (n, 16)
+    names : str array, shape (n,)
+        ``<data set>/<sample_id>``, for messages.
+    """
+
+    keys: np.ndarray
+    names: np.ndarray
+    _sources: tuple[Source, ...]
+    _locators: np.ndarray
+    _source_index: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def read(self, index: int) -> Any:
+        """Decode one sample; raises `UnreadableSample`."""
+        return self._sources[self._source_index[index]].read(str(self._locators[index]))
+
+
+def gather(datasets: Sequence[tuple[Manifest, Source]], backbone: str, modality: str) -> WantedSamples:
+    """Join the data sets whose modality is the backbone's.
+
+    Raises
+    ------
+    DataError
+        If none of them fits, or they hold no sample.
+    """
+    fitting = [(m, s) for m, s in datasets if m.modality == modality]
+    if not fitting:
+        found = ", ".join(f"{m.dataset} ({m.modality})" for m, _ in datasets) or "no data set of domain target"
+        raise DataError(
+            f"params.yaml: backbones.{backbone}: expected a data set of {modality}s to embed, found {found}"
+        )
+    if not any(len(m) for m, _ in fitting):
+        raise DataError(f"params.yaml: backbones.{backbone}: expected samples to embed, found none")
+    return WantedSamples(
+        keys=np.concatenate([m.keys for m, _ in fitting]),
+        names=np.concatenate([np.char.add(f"{m.dataset}/", m.sample_ids.astype(str)) for m, _ in fitting]),
+        _sources=tuple(s for _, s in fitting),
+        _locators=np.concatenate([m.locators.astype(object) for m, _ in fitting]),
+        _source_index=np.repeat(np.arange(len(fitting)), [len(m) for m, _ in fitting]),
+    )

@@ -1,0 +1,214 @@
+"""Everything that must hold before a row is computed: backbone, spec, group, lock, probe, plan.
+
+`extract` and `plan` both open a session; only `extract` goes on to run it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from embedpipe.backbones import BackboneOptions, load_backbone
+from embedpipe.backbones.backbone import Backbone
+from embedpipe.errors import DiskFullError, ProbeMismatch
+from embedpipe.extract.device import resolve_device, resolve_precision
+from embedpipe.extract.options import ExtractOptions
+from embedpipe.extract.probe import check_probe, probe_images
+from embedpipe.extract.samples import WantedSamples, gather
+from embedpipe.manifest.table import Manifest
+from embedpipe.sources.base import Source
+from embedpipe.sources.decode import DECODER
+from embedpipe.spec import BackboneSpec, TapSpec
+from embedpipe.store import (
+    Group,
+    GrowthPlan,
+    check_same_filesystem,
+    find_groups,
+    free_nbytes,
+    nearest_group,
+    open_group,
+    plan_growth,
+)
+
+Features = dict[str, np.ndarray]
+DISK_FACTOR = 2.0  # the journal holds a block beside the shards that are made of it
+
+
+@dataclass
+class Session:
+    """An open working store and the backbone that fills it."""
+
+    name: str
+    options: BackboneOptions
+    extract: ExtractOptions
+    backbone: Backbone
+    device: torch.device
+    spec: BackboneSpec
+    tap_specs: list[TapSpec]
+    wanted: WantedSamples
+    group: Group
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def tap_names(self) -> list[str]:
+        return [tap.name for tap in self.tap_specs]
+
+    @property
+    def dtype(self) -> str:
+        return self.extract.dtype
+
+    def read(self, index: int) -> torch.Tensor:
+        """Decode and preprocess one wanted sample; float32 without N."""
+        return self.backbone.preprocess(self.wanted.read(index))
+
+    def forward(self, taps: Sequence[str]) -> Callable[[torch.Tensor], dict[str, torch.Tensor]]:
+        """The backbone down to the deepest of `taps`, with their reductions."""
+        specs = [tap for tap in self.tap_specs if tap.name in set(taps)]
+        return self.backbone.forward(specs, self.device, self.spec.precision)
+
+    def plan(self) -> GrowthPlan:
+        """What is missing."""
+        states = [self.group.taps[name] for name in self.tap_names]
+        return plan_growth(states, self.group.keys(), self.group.parts(), self.wanted.keys)
+
+    def check_disk(self, plan: GrowthPlan) -> None:
+        """Refuse a job that the disk will not hold, before it starts."""
+        free, needed = free_nbytes(self.group.path), int(plan.nbytes * DISK_FACTOR)
+        if needed > free:
+            raise DiskFullError(
+                f"{self.group.path}: expected {needed / 1e9:.1f} GB free for {plan.num_rows_to_compute:,} samples "
+                f"and their journal, found {free / 1e9:.1f} GB; reduce more (gap instead of none), name fewer taps, "
+                "or move the working folder with EMBEDPIPE_CACHE"
+            )
+
+    def card(self) -> dict[str, Any]:
+        """What the published store says of itself."""
+        depths = {node.name: node.depth for node in self.backbone.nodes()}
+        shapes = self.backbone.tap_shapes()
+        return {
+            "name": self.name,
+            "model": self.options.model,
+            "weights": self.options.weights,
+            "role": self.options.role,
+            "spec": self.spec.to_dict(),
+            "taps": {
+                tap.name: {**tap.to_dict(), "shape": list(shapes[tap.name]), "depth": depths[tap.node]}
+                for tap in self.tap_specs
+            },
+        }
+
+
+@contextlib.contextmanager
+def open_session(
+    name: str,
+    options: BackboneOptions,
+    extract: ExtractOptions,
+    datasets: Sequence[tuple[Manifest, Source]],
+    root: Path,
+    source_dir: Path,
+    stores_dir: Path,
+    destination: Path,
+) -> Iterator[Session]:
+    """Load, resolve, lock, recover, probe; leave with the lock released.
+
+    Raises
+    ------
+    As `extract.run.extract_backbone`.
+    """
+    stores_dir.mkdir(parents=True, exist_ok=True)
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    check_same_filesystem(stores_dir, destination.parent)
+    backbone = load_backbone(name, options, root, source_dir=source_dir)
+    wanted = gather(datasets, name, backbone.modality)
+    device = resolve_device(extract.device)
+    tap_specs = backbone.tap_specs(extract.dtype)
+    builtin = _Builtin(backbone, tap_specs, device)
+    spec, notes = _resolve_spec(stores_dir, backbone, extract.precision, device, builtin, name)
+    found = builtin.features(spec.precision)
+    shapes = backbone.tap_shapes()
+    generation = _generation(stores_dir, spec, found, extract.on_mismatch, name, notes)
+    group = open_group(stores_dir, spec, generation=generation)
+    with group.lock():
+        group.recover()
+        group.ensure_taps({tap: shapes[tap.name] for tap in tap_specs})
+        stored = group.probe() or {}
+        new = {tap: found[tap] for tap in found if tap not in stored}
+        if new:
+            group.save_probe({**stored, **new})
+        yield Session(name, options, extract, backbone, device, spec, tap_specs, wanted, group, notes)
+
+
+class _Builtin:
+    """Features of the built-in batch, computed once a precision."""
+
+    def __init__(self, backbone: Backbone, tap_specs: list[TapSpec], device: torch.device) -> None:
+        self._backbone, self._tap_specs, self._device = backbone, tap_specs, device
+        self._known: dict[str, Features] = {}
+
+    def features(self, precision: str) -> Features:
+        if precision not in self._known:
+            x = torch.stack([self._backbone.preprocess(image) for image in probe_images()])
+            forward = self._backbone.forward(self._tap_specs, self._device, precision)
+            self._known[precision] = {tap: v.float().cpu().numpy() for tap, v in forward(x).items()}
+        return self._known[precision]
+
+
+def _resolve_spec(
+    stores_dir: Path, backbone: Backbone, wanted: str, device: torch.device, builtin: _Builtin, name: str
+) -> tuple[BackboneSpec, list[str]]:
+    """The spec, with `precision: auto` as an existing group has it, or resolved on the built-in batch."""
+
+    def at(precision: str) -> BackboneSpec:
+        return BackboneSpec(
+            architecture=backbone.architecture,
+            weights_digest=backbone.weights_digest,
+            decoder=DECODER,
+            preprocessing=backbone.preprocessing,
+            precision=precision,
+            device_kind=device.type,
+        )
+
+    groups = find_groups(stores_dir)
+    known = {info.spec for info in groups}
+    if wanted == "auto":
+        for precision in ("bfloat16", "float16", "float32"):
+            if at(precision) in known:
+                return at(precision), []
+    precision, errors = resolve_precision(wanted, device, builtin.features)
+    spec = at(precision)
+    notes = []
+    if errors:
+        worst = max(errors, key=lambda tap: errors[tap])
+        notes.append(f"{name}: {precision}; relative L2 against float32 up to {errors[worst]:.2g} (tap {worst})")
+    nearest = None if spec in known else nearest_group(stores_dir, spec)
+    if nearest is not None and nearest[0].spec.architecture == spec.architecture:
+        differences = "; ".join(str(difference) for difference in nearest[1])
+        notes.append(f"{name}: no group of this spec yet ({differences}): a new one is opened beside it")
+    return spec, notes
+
+
+def _generation(
+    stores_dir: Path, spec: BackboneSpec, found: Features, on_mismatch: str, name: str, notes: list[str]
+) -> int:
+    """The newest generation whose probe the backbone still meets; a new one where that is allowed."""
+    generations = sorted((g.generation for g in find_groups(stores_dir) if g.spec == spec), reverse=True)
+    refusal: ProbeMismatch | None = None
+    for generation in generations:
+        stored = open_group(stores_dir, spec, generation=generation).probe()
+        try:
+            check_probe(f"backbones.{name}", stored or {}, found, spec.precision)
+            return generation
+        except ProbeMismatch as error:
+            refusal = refusal or error
+    if refusal is None:
+        return 0
+    if on_mismatch == "refuse":
+        raise refusal
+    notes.append(f"{name}: the probe differs from every stored group: a new one is opened beside them")
+    return generations[0] + 1

@@ -1,0 +1,57 @@
+"""Read and check single sections of params.yaml, so that a stage depends on no others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+
+from embedpipe.errors import ConfigError
+from embedpipe.params import did_you_mean, load_yaml, validate
+from embedpipe.workspace import Workspace
+
+Model = TypeVar("Model", bound=BaseModel)
+Value = TypeVar("Value")
+
+
+class Sections:
+    """params.yaml, one section at a time."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._path = workspace.params
+        self._raw = load_yaml(workspace.params)
+
+    def raw(self, section: str) -> Any:
+        """A section as it is written.
+
+        Raises
+        ------
+        ConfigError
+            If params.yaml lacks it: DVC tracks sections by name, so an empty one is written as ``{}``.
+        """
+        if section not in self._raw:
+            raise ConfigError(f"{self._path.name}: {section}: required, but missing; write `{section}: {{}}` for none")
+        return self._raw[section]
+
+    def one(self, section: str, name: str, model: type[Model]) -> Model:
+        """One entry of a section that is a mapping by name."""
+        entries = self.raw(section)
+        if name not in entries:
+            raise ConfigError(
+                f"{self._path.name}: {section}: no entry is named {name!r}{did_you_mean(name, list(entries))}; "
+                f"entries: {', '.join(entries) or '(none)'}"
+            )
+        return validate(model, entries[name], f"{self._path.name}: {section}.{name}")
+
+    def every(self, section: str, model: type[Model]) -> dict[str, Model]:
+        """Every entry of a section that is a mapping by name."""
+        return {name: self.one(section, name, model) for name in self.raw(section)}
+
+    def whole(self, section: str, model: type[Model]) -> Model:
+        """A section that is one set of options."""
+        return validate(model, self.raw(section), f"{self._path.name}: {section}")
+
+    def converted(self, section: str, convert: Callable[[str, Any], Value]) -> dict[str, Value]:
+        """Every entry of a section, checked by `convert(name, raw)`."""
+        return {name: convert(name, raw) for name, raw in self.raw(section).items()}

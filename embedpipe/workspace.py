@@ -1,0 +1,138 @@
+"""Where everything lies: the one place that knows the project's folders.
+
+Paths that DVC tracks are relative to the folder of params.yaml; the working folder (feature stores
+while they grow, finished heads, what ingest remembers) lies beside DVC's cache, so that finished files
+can be published by hard link and `dvc exp run --temp` finds them. `EMBEDPIPE_CACHE` moves it.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from embedpipe.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Folders of one project.
+
+    Attributes
+    ----------
+    root : Path
+        The folder of params.yaml; relative paths in it start here.
+    work_dir : Path
+        The working folder, on the filesystem of DVC's cache.
+    """
+
+    root: Path
+    work_dir: Path
+
+    @property
+    def params(self) -> Path:
+        return self.root / "params.yaml"
+
+    @property
+    def data(self) -> Path:
+        return self.root / "data"
+
+    def manifest_dir(self, dataset: str) -> Path:
+        return self.data / "manifests" / dataset
+
+    def manifest(self, dataset: str) -> Path:
+        return self.manifest_dir(dataset) / "samples.parquet"
+
+    def labels(self, dataset: str) -> Path:
+        return self.data / "labels" / f"{dataset}.parquet"
+
+    def targets_dir(self, task: str) -> Path:
+        return self.data / "targets" / task
+
+    @property
+    def source_dir(self) -> Path:
+        return self.data / "source"
+
+    def features(self, backbone: str) -> Path:
+        return self.data / "features" / backbone
+
+    def heads_dir(self, task: str) -> Path:
+        return self.data / "heads" / task
+
+    def predictions(self, task: str) -> Path:
+        return self.data / "predictions" / f"{task}.parquet"
+
+    def scores(self, task: str) -> Path:
+        return self.data / "scores" / f"{task}.json"
+
+    @property
+    def selection(self) -> Path:
+        return self.data / "selection.json"
+
+    @property
+    def leaderboard(self) -> Path:
+        return self.data / "leaderboard.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.data / "metrics.json"
+
+    @property
+    def comparison(self) -> Path:
+        return self.data / "comparison.json"
+
+    @property
+    def plots_dir(self) -> Path:
+        return self.data / "plots"
+
+    @property
+    def report(self) -> Path:
+        return self.data / "report" / "index.html"
+
+    @property
+    def test_log(self) -> Path:
+        return self.root / "test_log.jsonl"
+
+    @property
+    def stores_dir(self) -> Path:
+        """Working feature stores, one folder a backbone spec."""
+        return self.work_dir / "stores"
+
+    @property
+    def memo_dir(self) -> Path:
+        """Finished heads, by what they were trained from."""
+        return self.work_dir / "heads"
+
+    def ingest_cache(self, dataset: str) -> Path:
+        return self.work_dir / "ingest" / dataset
+
+
+def find_workspace(start: Path | None = None) -> Workspace:
+    """The project whose params.yaml is in `start` (default: the current folder).
+
+    Raises
+    ------
+    ConfigError
+        If there is no params.yaml.
+    """
+    root = (start or Path.cwd()).resolve()
+    if not (root / "params.yaml").is_file():
+        raise ConfigError(
+            f"{root}: expected params.yaml, found none; run from the folder that holds it, or name it with --project"
+        )
+    return Workspace(root=root, work_dir=_work_dir(root))
+
+
+def _work_dir(root: Path) -> Path:
+    moved = os.environ.get("EMBEDPIPE_CACHE")
+    if moved:
+        return Path(moved).expanduser().resolve()
+    dvc_dir = root / ".dvc"
+    if not dvc_dir.is_dir():
+        return root / ".embedpipe"
+    # only DVC's configuration is read: opening its repository takes a second more
+    from dvc.config import Config
+
+    cache = Config(str(dvc_dir)).get("cache", {}).get("dir")
+    cache_dir = Path(cache) if cache else dvc_dir / "cache"
+    return (root / cache_dir).resolve().parent / "embedpipe"
