@@ -1,0 +1,277 @@
+"""A frozen source model with its taps: from a decoded image to named features.
+
+Reads options and weights; gives tensors. Knows nothing of stores, tasks or heads.
+"""
+
+# N samples, C channels, H W height and width
+
+from __future__ import annotations
+
+import copy
+import difflib
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import nn
+
+from embedpipe.backbones.graph import ModelGraph, NodeInfo, expand_selector
+from embedpipe.backbones.models import open_architecture
+from embedpipe.backbones.options import BackboneOptions, Role
+from embedpipe.backbones.preprocessing import Preprocessing
+from embedpipe.backbones.weights import load_weights, weights_digest
+from embedpipe.errors import ConfigError, EmbedpipeError, ShapeError
+from embedpipe.reduce import Reduction, get_reduction
+from embedpipe.spec import TapSpec
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Precision = Literal["float32", "bfloat16", "float16"]
+Forward = Callable[[torch.Tensor], dict[str, torch.Tensor]]
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class Backbone:
+    """A source model that is never trained again.
+
+    Built by `embedpipe.backbones.load_backbone`.
+
+    Attributes
+    ----------
+    name : str
+        Its name in params.yaml.
+    architecture : str
+        Model with its structural options, e.g. ``torchvision:resnet50`` or ``glyphnet:width=24,image_px=8``.
+    weights_digest : str
+        blake2b-128 of the tensors loaded: names, dtypes, shapes, bytes. 32 hex digits.
+    preprocessing : str
+        Canonical JSON of every step between a decoded image and the model.
+    modality : str
+        ``image``.
+    role : str
+        ``transferred``, ``random`` or ``pixels``.
+    module : nn.Module
+        In eval mode, without gradients, on the CPU.
+    input_shape : tuple of int
+        (C, H, W) of one preprocessed sample.
+    """
+
+    modality = "image"
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        architecture: str,
+        module: nn.Module,
+        digest: str,
+        preprocessing: Preprocessing,
+        taps: dict[str, list[str]],
+        role: Role,
+        graph: ModelGraph,
+    ) -> None:
+        self.name = name
+        self.architecture = architecture
+        self.module = module
+        self.weights_digest = digest
+        self.preprocessing = preprocessing.canonical()
+        self.role: Role = role
+        self.input_shape = preprocessing.input_shape
+        self._preprocessing = preprocessing
+        self._graph = graph
+        self._taps = resolve_taps(name, taps, graph)
+        self._channels_last = any(isinstance(part, nn.Conv2d) for part in module.modules())
+
+    def preprocess(self, image: Image.Image) -> torch.Tensor:
+        """Turn a decoded image into the model's input.
+
+        Parameters
+        ----------
+        image : PIL image, mode RGB or L
+            A grey image is repeated over three channels where the model needs them; a colour image becomes
+            its luminance where the model takes one.
+
+        Returns
+        -------
+        float32 tensor, shape (C, H, W)
+        """
+        return self._preprocessing(image)
+
+    def nodes(self) -> list[NodeInfo]:
+        """Everything that can be tapped, in order of computation."""
+        return list(self._graph.infos)
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """Names of the main stages, which ``blocks``, ``last`` and ``every:n`` choose from."""
+        return self._graph.block_names
+
+    def tap_specs(self, dtype: str = "float16") -> list[TapSpec]:
+        """Taps of params.yaml with selectors expanded, in order of depth.
+
+        Parameters
+        ----------
+        dtype : {"float16", "float32"}
+            Storage dtype of all of them.
+        """
+        return [TapSpec(node, reduction.name, dtype) for node, reduction in self._taps]
+
+    def tap_infos(self, tap_specs: Sequence[TapSpec]) -> dict[str, NodeInfo]:
+        """Node of each tap, by tap name."""
+        return {spec.name: self._graph.info(spec.node) for spec in tap_specs}
+
+    def tap_shapes(self, tap_specs: Sequence[TapSpec] | None = None) -> dict[str, tuple[int, ...]]:
+        """Shape of one sample's features by tap name; of all taps in params.yaml when none are given."""
+        specs = self.tap_specs() if tap_specs is None else tap_specs
+        return {
+            spec.name: tap_shape(self._graph.info(spec.node), get_reduction(spec.reduction)) for spec in specs
+        }
+
+    def forward(
+        self,
+        tap_specs: Sequence[TapSpec],
+        device: torch.device | str = "cpu",
+        precision: Precision = "float32",
+    ) -> Forward:
+        """Prepare the forward pass that computes these taps and nothing behind the deepest of them.
+
+        Parameters
+        ----------
+        tap_specs : sequence of TapSpec
+            At least one; as `tap_specs` gives them, or some of those.
+        device : device
+            Where the pass runs. On another device than the CPU, the part of the model that is needed is
+            copied there.
+        precision : {"float32", "bfloat16", "float16"}
+            Arithmetic of the forward pass; reductions are always in float32. ``float32`` on CUDA means it:
+            TF32 is off.
+
+        Returns
+        -------
+        callable
+            From float32 (N, C, H, W) on any device to a dict of tap name to float32 tensor (N, ...) on
+            `device`. Runs without gradients and changes no state.
+
+        Raises
+        ------
+        ShapeError
+            When called, if the input has another shape than (N, \\*input_shape).
+        """
+        if not tap_specs:
+            raise ValueError("forward needs at least one tap")
+        target = torch.device(device)
+        taps = [(spec.name, spec.node, get_reduction(spec.reduction)) for spec in tap_specs]
+        model: nn.Module = self._graph.truncated(taps)
+        if target.type != "cpu":
+            model = copy.deepcopy(model).to(target)
+        dtype = _DTYPES[precision]
+        channels_last = self._channels_last
+
+        def run(x_NCHW: torch.Tensor) -> dict[str, torch.Tensor]:
+            if x_NCHW.ndim != 4 or tuple(x_NCHW.shape[1:]) != self.input_shape:
+                raise ShapeError(
+                    f"{self.name}: expected input (N, {', '.join(map(str, self.input_shape))}), "
+                    f"found {tuple(x_NCHW.shape)}"
+                )
+            with torch.inference_mode(), _arithmetic(target, dtype):
+                x_NCHW = x_NCHW.to(target, non_blocking=True)
+                if channels_last:
+                    x_NCHW = x_NCHW.contiguous(memory_format=torch.channels_last)
+                features: dict[str, torch.Tensor] = model(x_NCHW)
+            return features
+
+        return run
+
+
+def build_backbone(name: str, options: BackboneOptions, root: Path, *, source_dir: Path) -> Backbone:
+    """See `embedpipe.backbones.load_backbone`."""
+    where = f"backbones.{name}"
+    architecture = open_architecture(options, source_dir, where)
+    module, missing = load_weights(architecture, options, root, source_dir, where)
+    module.eval().requires_grad_(False)
+    if any(isinstance(part, nn.Conv2d) for part in module.modules()):
+        module.to(memory_format=torch.channels_last)
+    preprocessing = architecture.preprocessing(options, where)
+    graph = ModelGraph(module, preprocessing.input_shape)
+    backbone = Backbone(
+        name,
+        architecture=architecture.name,
+        module=module,
+        digest=weights_digest(module, leave_out=missing),
+        preprocessing=preprocessing,
+        taps=options.taps,
+        role=options.role,
+        graph=graph,
+    )
+    if missing:
+        _refuse_taps_behind(backbone, graph, missing, where)
+    return backbone
+
+
+def resolve_taps(name: str, taps: dict[str, list[str]], graph: ModelGraph) -> list[tuple[str, Reduction]]:
+    """Selectors expanded to (node, reduction), each once, in order of depth.
+
+    Raises
+    ------
+    ConfigError
+        One message with every unknown node (near names listed) and every reduction that does not fit.
+    """
+    found: dict[tuple[str, str], Reduction] = {}
+    wrong: list[EmbedpipeError] = []
+    for selector, reductions in taps.items():
+        for node in expand_selector(selector, graph.block_names):
+            if node not in graph:
+                wrong.append(ConfigError(f"backbones.{name}.taps: {_unknown_node(node, graph)}"))
+                continue
+            for reduction in map(get_reduction, reductions):
+                try:
+                    tap_shape(graph.info(node), reduction)
+                except ShapeError as error:
+                    wrong.append(ShapeError(f"backbones.{name}.taps.{selector}: node {node}: {error}"))
+                found[node, reduction.name] = reduction
+    if wrong:
+        kind = ShapeError if all(isinstance(error, ShapeError) for error in wrong) else ConfigError
+        raise kind("\n".join(str(error) for error in wrong))
+    order = {info.name: place for place, info in enumerate(graph.infos)}
+    ranked = sorted(found.items(), key=lambda item: order[graph.info(item[0][0]).name])
+    return [(node, reduction) for (node, _), reduction in ranked]
+
+
+def tap_shape(info: NodeInfo, reduction: Reduction) -> tuple[int, ...]:
+    """Shape of one sample's features at a node after a reduction."""
+    return reduction.shape(info.shape, info.layout, num_prefix=info.num_prefix)
+
+
+def _unknown_node(node: str, graph: ModelGraph) -> str:
+    names = graph.names()
+    near = difflib.get_close_matches(node, names, n=5, cutoff=0.5)
+    near = near or [name for name in names if node.lower() in name.lower()][:5]
+    hint = f"near names: {', '.join(near)}; " if near else ""
+    return (
+        f"unknown node {node!r}; {hint}main stages: {', '.join(graph.block_names)}; "
+        "`embedpipe taps <backbone>` lists all"
+    )
+
+
+def _refuse_taps_behind(backbone: Backbone, graph: ModelGraph, missing: frozenset[str], where: str) -> None:
+    """A classifier that was not loaded may only lie behind every tap."""
+    from embedpipe.errors import WeightsError
+
+    for spec in backbone.tap_specs():
+        read = graph.used_parameters([spec.node]) & missing
+        if read:
+            raise WeightsError(
+                f"{where}: tap {spec.node!r} lies at or behind the classifier, whose weights do not fit "
+                f"({', '.join(sorted(read))}); tap an earlier node, or give weights with this classifier"
+            )
+
+
+def _arithmetic(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
+    if dtype is not torch.float32:
+        return torch.autocast(device.type, dtype=dtype)
+    if device.type == "cuda":
+        return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+    return nullcontext()

@@ -1,0 +1,95 @@
+"""From a decoded image to a model's input: resize, centre crop, scale to 0…1, normalise.
+
+The same steps, to the bit, as the transforms that torchvision ships with its weights.
+"""
+
+# C channels, H W height and width
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+
+from embedpipe.backbones.options import PreprocessOptions
+from embedpipe.errors import ConfigError
+from embedpipe.spec import canonical_json
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Steps between decoder and model.
+
+    Attributes
+    ----------
+    resize_px : int
+        Shorter side after resizing; the longer one keeps the aspect ratio.
+    crop_px : int
+        Side of the centre crop, which is the model's input.
+    mean, std : tuple of float
+        Normalisation, one number a channel, of values in 0 to 1.
+    interpolation : str
+        Name of the resampling filter; antialiased, as Pillow does.
+    """
+
+    resize_px: int
+    crop_px: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str = "bilinear"
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        return len(self.mean), self.crop_px, self.crop_px
+
+    def canonical(self) -> str:
+        """Canonical JSON: equal steps give equal text."""
+        return canonical_json({**dataclasses.asdict(self), "antialias": True})
+
+    def override(self, options: PreprocessOptions | None, where: str) -> Preprocessing:
+        """These steps with what params.yaml changes.
+
+        Raises
+        ------
+        ConfigError
+            If mean or std have another number of channels than the model, or the crop is larger than
+            the resized image.
+        """
+        given = options.model_dump(exclude_none=True) if options is not None else {}
+        for field in ("mean", "std"):
+            if field in given:
+                if len(given[field]) != len(self.mean):
+                    raise ConfigError(
+                        f"{where}.preprocess.{field}: expected {len(self.mean)} numbers, one a channel, "
+                        f"found {len(given[field])}"
+                    )
+                given[field] = tuple(given[field])
+        if "crop_px" in given and "resize_px" not in given:
+            given["resize_px"] = max(self.resize_px, given["crop_px"])
+        if "resize_px" in given and "crop_px" not in given:
+            given["crop_px"] = min(self.crop_px, given["resize_px"])
+        changed = dataclasses.replace(self, **given)
+        if changed.crop_px > changed.resize_px:
+            raise ConfigError(
+                f"{where}.preprocess: crop_px {changed.crop_px} is larger than resize_px {changed.resize_px}, "
+                "which would pad the image with black; make resize_px at least as large"
+            )
+        return changed
+
+    def __call__(self, image: Image.Image) -> torch.Tensor:
+        """One image, mode RGB or L, to a float32 tensor (C, H, W)."""
+        image = image.convert("L" if len(self.mean) == 1 else "RGB")
+        image = F.resize(
+            image, [self.resize_px], interpolation=InterpolationMode(self.interpolation), antialias=True
+        )
+        image = F.center_crop(image, [self.crop_px, self.crop_px])
+        x_CHW = F.to_dtype(F.pil_to_tensor(image), torch.float32, scale=True)
+        return F.normalize(x_CHW, list(self.mean), list(self.std))
