@@ -1,0 +1,286 @@
+"""What every head is: a scikit-learn estimator that is fitted as a grid and saved as arrays and values.
+
+A family implements `_fit_many`, which fits heads that share their training rows, and the scores; checking
+input, classes and messages is done here, once. Knows nothing of any family, nor of files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.exceptions import NotFittedError
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from embedpipe.errors import DataError, EmbedpipeError, NotFitted, ShapeError
+
+# N rows, D features, K classes
+
+
+class HeadNotFitted(NotFitted, NotFittedError):  # type: ignore[misc]
+    """A head was asked to predict before it was fitted; also scikit-learn's own error of that name."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """Checked training rows, shared by all heads of a grid.
+
+    Attributes
+    ----------
+    X_ND : float array, shape (N, D)
+    y : array, shape (N,)
+        int64 codes into `classes`, or float64 values.
+    classes : array or None
+        Sorted labels present in training; None for numbers.
+    X_val, y_val : arrays or None
+        Rows for early stopping, in the same terms; rows of classes unseen in training are dropped.
+    """
+
+    X_ND: np.ndarray
+    y: np.ndarray
+    classes: np.ndarray | None = None
+    X_val: np.ndarray | None = None
+    y_val: np.ndarray | None = None
+
+    @property
+    def onehot_NK(self) -> np.ndarray:
+        """Float64 one-hot targets."""
+        assert self.classes is not None
+        return np.eye(len(self.classes))[self.y]
+
+
+@dataclass(frozen=True)
+class HeadState:
+    """What a fitted head is apart from its parameters: arrays and JSON values."""
+
+    tensors: dict[str, np.ndarray]
+    values: dict[str, Any]
+
+
+class Head(BaseEstimator):  # type: ignore[misc]
+    """Base of all heads.
+
+    Attributes
+    ----------
+    family : str
+        Name in the registry.
+    kind : str
+        ``classes`` or ``number``.
+    converged_ : bool
+        Whether the fit reached its optimum, as its own stopping rule measures it.
+    n_features_in_ : int
+    """
+
+    family: ClassVar[str]
+    kind: ClassVar[str]
+    learned: ClassVar[tuple[str, ...]] = ()
+    """Names of fitted arrays, in the order in which they are saved."""
+    learned_values: ClassVar[tuple[str, ...]] = ()
+    """Names of fitted scalars."""
+
+    converged_: bool
+    n_features_in_: int
+
+    def fit(self, X: Any, y: Any) -> Self:
+        """Fit on rows X (N, D) with targets y (N,)."""
+        training = self._training(X, y)
+        self._fit_many([self], training)
+        return self
+
+    @classmethod
+    def fit_grid(
+        cls,
+        candidates: Sequence[Mapping[str, Any]],
+        X: Any,
+        y: Any,
+        *,
+        seed: int = 0,
+        X_val: Any = None,
+        y_val: Any = None,
+    ) -> list[Self]:
+        """Fit one head per candidate on the same rows; see `embedpipe.heads.registry.fit_grid`."""
+        heads = [cls(**candidate) for candidate in candidates]
+        if not heads:
+            return []
+        for head in heads:
+            if "random_state" in head.get_params(deep=False):
+                head.set_params(random_state=seed)
+        training = heads[0]._training(X, y, X_val, y_val)
+        for head in heads[1:]:
+            for name in ("n_features_in_", "feature_names_in_", "classes_"):
+                if hasattr(heads[0], name):
+                    setattr(head, name, getattr(heads[0], name))
+        cls._fit_many(heads, training)
+        return heads
+
+    @classmethod
+    def _fit_many(cls, heads: Sequence[Self], training: Training) -> None:
+        """Fit `heads`, which differ in their parameters alone, on the same rows."""
+        raise NotImplementedError
+
+    def _training(self, X: Any, y: Any, X_val: Any = None, y_val: Any = None) -> Training:
+        raise NotImplementedError
+
+    def _check_fit(self, X: Any, y: Any, *, numeric: bool) -> tuple[np.ndarray, np.ndarray]:
+        name = type(self).__name__
+        _refuse_maps(X, name)
+        try:
+            X_ND, target = validate_data(
+                self, X, y, dtype=[np.float64, np.float32], y_numeric=numeric, ensure_min_samples=2
+            )
+        except EmbedpipeError:
+            raise
+        except ValueError as error:
+            raise DataError(f"{name}: cannot be fitted: {error}") from error
+        return X_ND, target
+
+    def _check_predict(self, X: Any) -> np.ndarray:
+        name = type(self).__name__
+        try:
+            check_is_fitted(self, "converged_")
+        except NotFittedError as error:
+            raise HeadNotFitted(
+                f"{name} is not fitted yet: call fit before predict, or load a saved head"
+            ) from error
+        _refuse_maps(X, name)
+        try:
+            X_ND: np.ndarray = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        except ValueError as error:
+            raise DataError(f"{name}: cannot predict: {error}") from error
+        return X_ND
+
+    def state(self) -> HeadState:
+        """Everything learned, for saving."""
+        tensors = {name: np.ascontiguousarray(getattr(self, name)) for name in self.learned}
+        values = {name: getattr(self, name) for name in self.learned_values}
+        return HeadState(tensors, {"converged_": bool(self.converged_), **values})
+
+    def restore(self, state: HeadState) -> None:
+        """Take back what `state` gave."""
+        for name in self.learned:
+            setattr(self, name, state.tensors[name])
+        for name in ("converged_", *self.learned_values):
+            setattr(self, name, state.values[name])
+
+    def archive(self) -> bytes | None:
+        """What arrays and values cannot hold, as bytes; None for nearly every head."""
+        return None
+
+    def restore_archive(self, data: bytes) -> None:
+        """Take back what `archive` gave."""
+        raise TypeError(f"{type(self).__name__} keeps no archive")
+
+
+class ClassifierHead(ClassifierMixin, Head):  # type: ignore[misc]
+    """Base of heads that learn classes.
+
+    Attributes
+    ----------
+    classes_ : array, shape (K,)
+        Sorted labels that occur in training: columns of `predict_proba`.
+    """
+
+    kind = "classes"
+    classes_: np.ndarray
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Scores, shape (N, K); of the second class alone, shape (N,), where there are two."""
+        scores_NK = self._scores(self._check_predict(X))
+        return scores_NK[:, 1] - scores_NK[:, 0] if scores_NK.shape[1] == 2 else scores_NK
+
+    def predict(self, X: Any) -> np.ndarray:
+        """The class of the highest score; the first of equals."""
+        winners: np.ndarray = self.classes_[np.argmax(self._scores(self._check_predict(X)), axis=1)]
+        return winners
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Probabilities, float64, shape (N, K); rows sum to 1."""
+        return softmax(self._inverse_temperature() * self._scores(self._check_predict(X)))
+
+    def _scores(self, X_ND: np.ndarray) -> np.ndarray:
+        """Scores of checked rows, float64, shape (N, K)."""
+        raise NotImplementedError
+
+    def _inverse_temperature(self) -> float:
+        return 1.0
+
+    def _training(self, X: Any, y: Any, X_val: Any = None, y_val: Any = None) -> Training:
+        X_ND, labels = self._check_fit(X, y, numeric=False)
+        check_classification_targets(labels)
+        classes, codes = np.unique(labels, return_inverse=True)
+        if len(classes) < 2:
+            raise DataError(
+                f"{type(self).__name__}: the training rows hold one class only, {classes[0]!r}: "
+                "expected at least two; check the labels and the split"
+            )
+        self.classes_ = classes
+        if X_val is None or y_val is None:
+            return Training(X_ND, codes.astype(np.int64), classes)
+        X_val, y_val = self._check_predict_rows(X_val), np.asarray(y_val)
+        seen = np.isin(y_val, classes)
+        return Training(
+            X_ND,
+            codes.astype(np.int64),
+            classes,
+            X_val[seen],
+            np.searchsorted(classes, y_val[seen]).astype(np.int64),
+        )
+
+    def _check_predict_rows(self, X: Any) -> np.ndarray:
+        _refuse_maps(X, type(self).__name__)
+        X_ND: np.ndarray = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        return X_ND
+
+
+class RegressorHead(RegressorMixin, Head):  # type: ignore[misc]
+    """Base of heads that learn one number a sample."""
+
+    kind = "number"
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Predicted values, float64, shape (N,)."""
+        return self._values(self._check_predict(X))
+
+    def _values(self, X_ND: np.ndarray) -> np.ndarray:
+        raise NotImplementedError
+
+    def _training(self, X: Any, y: Any, X_val: Any = None, y_val: Any = None) -> Training:
+        X_ND, target = self._check_fit(X, y, numeric=True)
+        values = np.asarray(target, dtype=np.float64)
+        if values.ndim != 1:
+            raise ShapeError(
+                f"{type(self).__name__}: expected one number a sample, found targets {values.shape}"
+            )
+        if X_val is None or y_val is None:
+            return Training(X_ND, values)
+        _refuse_maps(X_val, type(self).__name__)
+        rows = validate_data(self, X_val, dtype=[np.float64, np.float32], reset=False)
+        return Training(X_ND, values, None, rows, np.asarray(y_val, dtype=np.float64))
+
+
+def softmax(scores_NK: np.ndarray) -> np.ndarray:
+    """Softmax over the last axis."""
+    exp = np.exp(scores_NK - scores_NK.max(axis=-1, keepdims=True))
+    result: np.ndarray = exp / exp.sum(axis=-1, keepdims=True)
+    return result
+
+
+def grouped(heads: Iterable[Any], *names: str) -> list[list[Any]]:
+    """Heads that agree in the parameters `names`, in order of first appearance."""
+    groups: dict[tuple[Any, ...], list[Any]] = {}
+    for head in heads:
+        groups.setdefault(tuple(getattr(head, name) for name in names), []).append(head)
+    return list(groups.values())
+
+
+def _refuse_maps(X: Any, name: str) -> None:
+    shape = getattr(X, "shape", ())
+    if len(shape) > 2:
+        raise ShapeError(
+            f"{name}: expected features of shape (samples, features), found {tuple(shape)}; "
+            "tap the map with a reduction that flattens it, such as gap or grid:2"
+        )

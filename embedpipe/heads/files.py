@@ -1,0 +1,133 @@
+"""Save and load heads: `head.json` and `head.safetensors`, or `head.skops` for scikit-learn's own.
+
+Equal heads give equal bytes; nothing is ever pickled. Knows heads by their registry names alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
+
+from embedpipe.errors import ConfigError, NotFitted, WeightsError
+from embedpipe.heads.base import Head, HeadState
+from embedpipe.heads.registry import head_class
+
+FORMAT_VERSION = 1
+CARD, TENSORS, ARCHIVE = "head.json", "head.safetensors", "head.skops"
+
+
+def save_head(head: Head, folder: Path) -> None:
+    """See `embedpipe.heads.registry.save_head`."""
+    if not hasattr(head, "converged_"):
+        raise NotFitted(f"{type(head).__name__} is not fitted yet: there is nothing to save in {folder}")
+    state = head.state()
+    tensors = dict(state.tensors)
+    card: dict[str, Any] = {
+        "format_version": FORMAT_VERSION,
+        "family": head.family,
+        "kind": head.kind,
+        "params": {name: _plain(value) for name, value in head.get_params(deep=False).items()},
+        "values": {name: _plain(value) for name, value in state.values.items()},
+        "num_features": int(head.n_features_in_),
+    }
+    if head.kind == "classes":
+        labels: np.ndarray = getattr(head, "classes_")  # noqa: B009
+        if labels.dtype.kind in "biuf":
+            tensors["classes_"] = labels
+        else:
+            card["classes"] = [str(label) for label in labels]
+    names = getattr(head, "feature_names_in_", None)
+    if names is not None:
+        card["feature_names"] = [str(name) for name in names]
+    payload = {TENSORS: save_tensors({name: np.ascontiguousarray(t) for name, t in sorted(tensors.items())})}
+    archive = head.archive()
+    if archive is not None:
+        payload[ARCHIVE] = archive
+    card["digests"] = {name: _digest(data) for name, data in payload.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    # the card goes last: a folder with a card is whole
+    text = json.dumps(card, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    for name, data in [*payload.items(), (CARD, text.encode())]:
+        temporary = folder / f".{name}.{os.getpid()}"
+        temporary.write_bytes(data)
+        os.replace(temporary, folder / name)
+    if archive is None:
+        (folder / ARCHIVE).unlink(missing_ok=True)
+
+
+def load_head(folder: Path) -> Head:
+    """See `embedpipe.heads.registry.load_head`."""
+    card = _read_card(folder)
+    payload = {name: _read(folder, name, wanted) for name, wanted in card["digests"].items()}
+    try:
+        head = head_class(card["family"], card["kind"])(**card["params"])
+        tensors = load_tensors(payload[TENSORS])
+        if card["kind"] == "classes":
+            labels = tensors.pop("classes_") if "classes_" in tensors else np.array(card["classes"])
+            setattr(head, "classes_", labels)  # noqa: B010
+        if "feature_names" in card:
+            head.feature_names_in_ = np.array(card["feature_names"], dtype=object)
+        head.n_features_in_ = card["num_features"]
+        head.restore(HeadState(tensors, card["values"]))
+        if ARCHIVE in payload:
+            head.restore_archive(payload[ARCHIVE])
+    except (KeyError, TypeError, ConfigError) as error:
+        raise WeightsError(
+            f"{folder}: not a head that this version can read ({error}); train it again"
+        ) from error
+    return head
+
+
+def _read_card(folder: Path) -> dict[str, Any]:
+    try:
+        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise WeightsError(
+            f"{folder}: expected a saved head, found no readable {CARD}; train it again"
+        ) from error
+    except ValueError as error:
+        raise WeightsError(
+            f"{folder / CARD}: damaged: not valid JSON ({error}); train the head again"
+        ) from error
+    if (
+        not isinstance(card, dict)
+        or not {"format_version", "family", "kind", "params", "digests"} <= card.keys()
+    ):
+        raise WeightsError(f"{folder / CARD}: not the card of a saved head; train the head again")
+    if card["format_version"] != FORMAT_VERSION:
+        raise WeightsError(
+            f"{folder / CARD}: expected head format {FORMAT_VERSION}, found {card['format_version']}; train it again"
+        )
+    return card
+
+
+def _read(folder: Path, name: str, wanted: str) -> bytes:
+    try:
+        data = (folder / name).read_bytes()
+    except OSError as error:
+        raise WeightsError(
+            f"{folder}: expected {name} beside {CARD}, found none; train the head again"
+        ) from error
+    if _digest(data) != wanted:
+        raise WeightsError(
+            f"{folder / name}: damaged: expected blake2b {wanted}, found {_digest(data)}; train the head again"
+        )
+    return data
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """A JSON value equal to `value`."""
+    if isinstance(value, np.generic):
+        return value.item()
+    return value
