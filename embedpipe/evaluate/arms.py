@@ -33,7 +33,9 @@ def arm_id(head: str, backbone: str, tap: str) -> str:
     """
     for kind, name in (("heads", head), ("backbones", backbone)):
         if not name or "@" in name or "/" in name:
-            raise ConfigError(f"params.yaml: {kind}.{name}: a name cannot be empty or hold '@' or '/'; rename it")
+            raise ConfigError(
+                f"params.yaml: {kind}.{name}: a name cannot be empty or hold '@' or '/'; rename it"
+            )
     return f"{head}@{backbone}/{tap}"
 
 

@@ -69,7 +69,7 @@ class Judge:
     ----------
     kind
         ``classes`` or ``number``.
-    truth_N
+    truth
         Class codes, or numbers; none missing.
     groups
         Group of each sample; None means that each sample is its own. Groups are resampled whole.
@@ -80,16 +80,16 @@ class Judge:
     """
 
     kind: str
-    truth_N: npt.NDArray[np.generic]
+    truth: npt.NDArray[np.generic]
     groups: Sequence[str] | None = None
     seed: int = 0
     num_resamples: int = NUM_RESAMPLES
-    _counts_NB: npt.NDArray[np.uint16] = field(init=False, repr=False)
+    _counts: npt.NDArray[np.uint16] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if len(self.truth_N) == 0:
+        if len(self.truth) == 0:
             raise ValueError("nothing to judge: no sample has a target")
-        self._counts_NB = resample_counts(len(self.truth_N), self.groups, self.seed, self.num_resamples)
+        self._counts = resample_counts(len(self.truth), self.groups, self.seed, self.num_resamples)
 
     def judge(self, scores_RNK: npt.NDArray[np.floating]) -> Judged:
         """Metrics of one arm, as the mean over its R draws.
@@ -97,11 +97,11 @@ class Judge:
         Parameters
         ----------
         scores_RNK
-            Scores of the same samples, in the order of `truth_N`, for each draw.
+            Scores of the same samples, in the order of `truth`, for each draw.
         """
         num_draws, num_samples, _ = scores_RNK.shape
-        if num_samples != len(self.truth_N):
-            raise ValueError(f"expected scores of {len(self.truth_N)} samples, found {num_samples}")
+        if num_samples != len(self.truth):
+            raise ValueError(f"expected scores of {len(self.truth)} samples, found {num_samples}")
         per_draw = [self._one_draw(scores_NK) for scores_NK in scores_RNK]
         weights_RB = draw_weights(num_draws, self.seed, self.num_resamples)
         names = per_draw[0].keys()
@@ -114,12 +114,12 @@ class Judge:
 
     def _one_draw(self, scores_NK: npt.NDArray[np.floating]) -> dict[str, Array]:
         """Each metric on all samples, followed by each resample."""
-        step = max(1, _BLOCK_ENTRIES // len(self.truth_N))
-        blocks = [np.ones((len(self.truth_N), 1))]
-        parts = [weighted_metrics(self.kind, self.truth_N, scores_NK, blocks[0])]
+        step = max(1, _BLOCK_ENTRIES // len(self.truth))
+        blocks = [np.ones((len(self.truth), 1))]
+        parts = [weighted_metrics(self.kind, self.truth, scores_NK, blocks[0])]
         for start in range(0, self.num_resamples, step):
-            weights = self._counts_NB[:, start : start + step].astype(np.float64)
-            parts.append(weighted_metrics(self.kind, self.truth_N, scores_NK, weights))
+            weights = self._counts[:, start : start + step].astype(np.float64)
+            parts.append(weighted_metrics(self.kind, self.truth, scores_NK, weights))
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -149,7 +149,10 @@ def draw_weights(num_draws: int, seed: int, num_resamples: int) -> Array:
         return np.ones((1, num_resamples))
     rng = np.random.default_rng([seed, 1])
     counts_RB = np.stack(
-        [np.bincount(rng.integers(num_draws, size=num_draws), minlength=num_draws) for _ in range(num_resamples)],
+        [
+            np.bincount(rng.integers(num_draws, size=num_draws), minlength=num_draws)
+            for _ in range(num_resamples)
+        ],
         axis=1,
     )
     weights: Array = counts_RB / num_draws

@@ -38,7 +38,9 @@ def sign_of(metric: str) -> int:
     return -1 if metric in LOWER_IS_BETTER else 1
 
 
-def weighted_metrics(kind: str, truth_N: npt.NDArray[np.generic], scores_NK: npt.NDArray[np.floating], weights_NB: Array) -> dict[str, Array]:
+def weighted_metrics(
+    kind: str, truth_N: npt.NDArray[np.generic], scores_NK: npt.NDArray[np.floating], weights_NB: Array
+) -> dict[str, Array]:
     """All metrics of `kind` under each weighting.
 
     Parameters
@@ -62,7 +64,9 @@ def weighted_metrics(kind: str, truth_N: npt.NDArray[np.generic], scores_NK: npt
     return _number_metrics(truth_N.astype(np.float64), scores_NK[:, 0].astype(np.float64), weights_NB)
 
 
-def point_metrics(kind: str, truth_N: npt.NDArray[np.generic], scores_NK: npt.NDArray[np.floating]) -> dict[str, float]:
+def point_metrics(
+    kind: str, truth_N: npt.NDArray[np.generic], scores_NK: npt.NDArray[np.floating]
+) -> dict[str, float]:
     """The plain metrics: every sample counts once."""
     ones = np.ones((len(truth_N), 1))
     return {name: float(value[0]) for name, value in weighted_metrics(kind, truth_N, scores_NK, ones).items()}

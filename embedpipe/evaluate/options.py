@@ -42,8 +42,8 @@ class SelectOptions(StrictModel):
     )
     by: Metric = Field(
         "balanced_accuracy",
-        description="Metric that chooses; balanced, so that a frequent class cannot carry an arm. Number tasks "
-        "use r2 where this is a metric of classes, and tasks of classes use balanced_accuracy where it is one of numbers.",
+        description="Metric that chooses; balanced, so that a frequent class cannot carry an arm. A task of the "
+        "other kind uses its own default: r2 for numbers, balanced_accuracy for classes.",
     )
 
 
@@ -56,15 +56,19 @@ class CompareOptions(StrictModel):
         "5 is where transfer shows most on small tasks.",
     )
     draws: int = Field(
-        10, ge=1, le=1000, description="Draws of the labelled samples at each numeric k_shot; 10 steady the mean."
+        10,
+        ge=1,
+        le=1000,
+        description="Draws of the labelled samples at each numeric k_shot; 10 steady the mean.",
     )
     heads: list[str] | None = Field(
         None,
-        description="Heads, by their name in `heads:`, that train at each numeric k_shot; by default the first one, "
+        description="Names of the heads that train at each numeric k_shot; by default the first under `heads:`, "
         "since each costs draws x folds x taps fits.",
     )
     test: Literal["sealed", "open"] = Field(
-        "sealed", description="`sealed`: only `embedpipe test` reads test targets; `open`: every comparison does."
+        "sealed",
+        description="`sealed`: only `embedpipe test` reads test targets; `open`: every comparison does.",
     )
 
     @field_validator("k_shot")
@@ -104,7 +108,8 @@ def check_baselines(baselines: Sequence[str], roles: Mapping[str, str], where: s
     }
     problems = [
         f"{where}: baselines: {name!r} needs a backbone of that role, and none of "
-        f"{', '.join(roles) or '(no backbones)'} has it; add {example[name]} under `backbones:`, or drop the baseline"
+        f"{', '.join(roles) or '(no backbones)'} has it; add {example[name]} under `backbones:`, "
+        "or drop the baseline"
         for name in baselines
         if name in ROLE_OF_BASELINE and ROLE_OF_BASELINE[name] not in roles.values()
     ]
@@ -112,7 +117,9 @@ def check_baselines(baselines: Sequence[str], roles: Mapping[str, str], where: s
         raise ConfigError("\n".join(problems))
 
 
-def check_k_shot_heads(names: Sequence[str] | None, heads: Sequence[str], where: str = "params.yaml") -> list[str]:
+def check_k_shot_heads(
+    names: Sequence[str] | None, heads: Sequence[str], where: str = "params.yaml"
+) -> list[str]:
     """Names of the heads that train at numeric k_shot, in the order of `heads`.
 
     Raises

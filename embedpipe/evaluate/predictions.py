@@ -9,8 +9,6 @@ and every comparison reads it. A file is a pure function of its contents, byte f
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,12 +17,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from embedpipe.errors import DataError
+from embedpipe.manifest.files import read_parquet, write_parquet
+from embedpipe.manifest.table import read_metadata
 from embedpipe.params import did_you_mean
+from embedpipe.spec import canonical_json
 
-FORMAT_VERSION = 1
+PREDICTIONS_VERSION = 1
+_METADATA = "embedpipe.predictions"
 _TEXT = pa.dictionary(pa.int32(), pa.string())
 SCHEMA = pa.schema(
     [
@@ -50,7 +51,7 @@ class ArmScores:
         Labels a class; 0 means all.
     sample_ids, splits : str arrays [N]
         The same samples in every draw, sorted by split, then id.
-    scores_RNK : float32 [R, N, K]
+    scores : float32 [R, N, K]
         Probabilities in the order of the task's classes, or one number. R draws; 1 at k_shot 0.
     """
 
@@ -58,11 +59,11 @@ class ArmScores:
     k_shot: int
     sample_ids: npt.NDArray[np.str_]
     splits: npt.NDArray[np.str_]
-    scores_RNK: npt.NDArray[np.float32]
+    scores: npt.NDArray[np.float32]
 
     @property
     def num_draws(self) -> int:
-        return int(self.scores_RNK.shape[0])
+        return int(self.scores.shape[0])
 
     @property
     def digest(self) -> str:
@@ -70,14 +71,16 @@ class ArmScores:
         state = hashlib.blake2b(digest_size=16)
         for part in (self.arm, str(self.k_shot), *self.sample_ids, *self.splits):
             state.update(part.encode() + b"\0")
-        state.update(repr(self.scores_RNK.shape).encode())
-        state.update(np.ascontiguousarray(self.scores_RNK, "<f4").tobytes())
+        state.update(repr(self.scores.shape).encode())
+        state.update(np.ascontiguousarray(self.scores, "<f4").tobytes())
         return state.hexdigest()
 
     def of_split(self, split: str) -> ArmScores:
         """The same arm on the samples of one split."""
         keep = self.splits == split
-        return ArmScores(self.arm, self.k_shot, self.sample_ids[keep], self.splits[keep], self.scores_RNK[:, keep])
+        return ArmScores(
+            self.arm, self.k_shot, self.sample_ids[keep], self.splits[keep], self.scores[:, keep]
+        )
 
     def at(self, sample_ids: Sequence[str] | npt.NDArray[np.str_]) -> npt.NDArray[np.float32]:
         """Scores of the named samples, in that order, [R, len, K].
@@ -95,10 +98,10 @@ class ArmScores:
         if not found.all():
             missing = wanted[~found]
             raise DataError(
-                f"arm {self.arm!r}: expected a prediction for {len(wanted)} samples, found none for {len(missing)}: "
-                f"{', '.join(missing[:5])}{'…' if len(missing) > 5 else ''}; train the task again"
+                f"arm {self.arm!r}: expected a prediction for {len(wanted)} samples, found none for "
+                f"{len(missing)}: {', '.join(missing[:5])}{'…' if len(missing) > 5 else ''}; train the task again"
             )
-        return self.scores_RNK[:, order[place]]
+        return self.scores[:, order[place]]
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,9 @@ class Predictions:
     table: pa.Table
 
     @classmethod
-    def from_arms(cls, task: str, kind: str, classes: Sequence[str], arms: Iterable[ArmScores]) -> Predictions:
+    def from_arms(
+        cls, task: str, kind: str, classes: Sequence[str], arms: Iterable[ArmScores]
+    ) -> Predictions:
         """Assemble the table; the order in which arms come does not matter."""
         pieces = []
         for scores in sorted(arms, key=lambda one: (one.arm, one.k_shot)):
@@ -131,13 +136,14 @@ class Predictions:
         return cls(task, kind, tuple(classes), table.unify_dictionaries().combine_chunks())
 
     def write(self, path: Path) -> None:
-        """Write Parquet: equal predictions give equal bytes."""
-        about = {"format": FORMAT_VERSION, "task": self.task, "kind": self.kind, "classes": list(self.classes)}
-        schema = self.table.schema.with_metadata({"embedpipe": json.dumps(about, sort_keys=True)})
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}.{os.getpid()}")
-        pq.write_table(self.table.cast(schema), beside, compression="zstd", row_group_size=1 << 20)
-        beside.replace(path)
+        """Write Parquet, atomically; equal predictions give equal bytes."""
+        about = {
+            "format_version": PREDICTIONS_VERSION,
+            "task": self.task,
+            "kind": self.kind,
+            "classes": list(self.classes),
+        }
+        write_parquet(path, self.table.replace_schema_metadata({_METADATA: canonical_json(about)}))
 
     @classmethod
     def read(cls, path: Path) -> Predictions:
@@ -146,17 +152,11 @@ class Predictions:
         Raises
         ------
         DataError
-            If the file is missing, or is no table of predictions.
+            If the file is missing, holds no predictions, or is of another format.
         """
-        try:
-            table = pq.read_table(path)
-            about = json.loads((table.schema.metadata or {})[b"embedpipe"])
-            table = table.cast(SCHEMA)
-        except FileNotFoundError as error:
-            raise DataError(f"{path}: no such file; run `embedpipe train`") from error
-        except (KeyError, ValueError, pa.ArrowException) as error:
-            raise DataError(f"{path}: expected a table of predictions, found something else: {error}") from error
-        return cls(about["task"], about["kind"], tuple(about["classes"]), table.combine_chunks())
+        table = read_parquet(path, "run `embedpipe train`")
+        about = read_metadata(table, _METADATA, PREDICTIONS_VERSION, path)
+        return cls(about["task"], about["kind"], tuple(about["classes"]), table.cast(SCHEMA).combine_chunks())
 
     @cached_property
     def _rows(self) -> dict[tuple[str, int], tuple[int, int]]:
@@ -172,7 +172,9 @@ class Predictions:
         for start, end in zip(starts, ends, strict=True):
             key = (names[arm_codes[start]], int(k_shot[start]))
             if key in rows:
-                raise DataError(f"predictions of {self.task!r}: arm {key[0]!r} stands in two places; train the task again")
+                raise DataError(
+                    f"predictions of {self.task!r}: arm {key[0]!r} stands in two places; train the task again"
+                )
             rows[key] = (int(start), int(end))
         return rows
 
@@ -206,7 +208,8 @@ class Predictions:
         aligned = num_samples * num_draws == len(part) and len(flat) % len(part) == 0
         if not aligned or (ids.reshape(num_draws, num_samples) != ids[:num_samples]).any():
             raise DataError(
-                f"predictions of {self.task!r}: the draws of arm {arm!r} name different samples; train the task again"
+                f"predictions of {self.task!r}: the draws of arm {arm!r} name different samples; "
+                "train the task again"
             )
         head = slice(0, num_samples)
         return ArmScores(
@@ -222,18 +225,18 @@ class Predictions:
         return self.scores(arm, k_shot).digest
 
 
-def _piece(task: str, scores: ArmScores, draw: int, order: npt.NDArray[np.intp]) -> pa.Table:
+def _piece(task: str, one: ArmScores, draw: int, order: npt.NDArray[np.intp]) -> pa.Table:
     num = len(order)
-    width = scores.scores_RNK.shape[2]
-    values = pa.array(scores.scores_RNK[draw, order].reshape(-1).astype(np.float32))
+    width = one.scores.shape[2]
+    values = pa.array(one.scores[draw, order].reshape(-1).astype(np.float32))
     offsets = pa.array(np.arange(num + 1, dtype=np.int32) * width)
     columns = [
         _constant(task, num),
-        _constant(scores.arm, num),
-        pa.array(np.full(num, scores.k_shot, np.int32)),
+        _constant(one.arm, num),
+        pa.array(np.full(num, one.k_shot, np.int32)),
         pa.array(np.full(num, draw, np.int32)),
-        pa.array(scores.sample_ids[order].tolist(), pa.string()).dictionary_encode().cast(_TEXT),
-        pa.array(scores.splits[order].tolist(), pa.string()).dictionary_encode().cast(_TEXT),
+        pa.array(one.sample_ids[order].tolist(), pa.string()).dictionary_encode().cast(_TEXT),
+        pa.array(one.splits[order].tolist(), pa.string()).dictionary_encode().cast(_TEXT),
         pa.ListArray.from_arrays(offsets, values),
     ]
     return pa.table(columns, schema=SCHEMA)

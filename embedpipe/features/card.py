@@ -76,7 +76,12 @@ def read_card(store_dir: Path) -> BackboneCard:
             for name, tap in raw["taps"].items()
         }
         return BackboneCard(
-            raw["name"], raw["model"], raw.get("weights"), raw["role"], BackboneSpec.from_dict(raw["spec"]), taps
+            raw["name"],
+            raw["model"],
+            raw.get("weights"),
+            raw["role"],
+            BackboneSpec.from_dict(raw["spec"]),
+            taps,
         )
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file; run `embedpipe extract {store_dir.name}`") from error

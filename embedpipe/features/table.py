@@ -1,0 +1,114 @@
+"""Read the features of a manifest's samples out of a published store.
+
+Rows come in the order asked for, whatever the order in which the store grew, so what heads learn does
+not depend on history. Samples without features, and recorded holes, are masked, never filled.
+"""
+
+# n samples; X has the tap's own shape behind them: [n, D] pooled, [n, C, H, W] maps
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from embedpipe.errors import ConfigError, DataError
+from embedpipe.features.card import BackboneCard, read_card
+from embedpipe.manifest.table import Manifest
+from embedpipe.params import did_you_mean
+from embedpipe.store import FeatureStore
+
+Bool = npt.NDArray[np.bool_]
+Float = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class FeatureTable:
+    """Features of one tap.
+
+    Attributes
+    ----------
+    sample_ids : str array [n]
+    X : float32 [n, ...]
+        NaN where `present` is false.
+    present : bool [n]
+    """
+
+    sample_ids: npt.NDArray[np.str_]
+    X: Float
+    present: Bool
+
+
+@dataclass(frozen=True)
+class Features:
+    """A published store with its card, open for reading."""
+
+    store_dir: Path
+    card: BackboneCard
+    store: FeatureStore
+
+    @cached_property
+    def taps(self) -> tuple[str, ...]:
+        """Names of the taps, from the input of the backbone to its end."""
+        return tuple(sorted(self.card.taps, key=lambda name: (self.card.taps[name].depth, name)))
+
+    def present(self, keys: npt.NDArray[np.uint8]) -> Bool:
+        """Which samples have features.
+
+        Parameters
+        ----------
+        keys : uint8 [n, 16]
+        """
+        return np.asarray(self.store.rows_of(keys) >= 0)
+
+    def read(self, tap: str, keys: npt.NDArray[np.uint8]) -> Float:
+        """Features of the samples, float32 [n, ...]; each must be present.
+
+        Raises
+        ------
+        ConfigError
+            If the store has no such tap; did you mean.
+        DataError
+            If a sample has no features.
+        """
+        if tap not in self.card.taps:
+            raise ConfigError(
+                f"{self.store_dir}: no tap {tap!r}{did_you_mean(tap, self.taps)}; "
+                f"it holds {', '.join(self.taps)}"
+            )
+        rows = self.store.rows_of(keys)
+        if (rows < 0).any():
+            raise DataError(
+                f"{self.store_dir}: expected features of {len(rows)} samples, found none for "
+                f"{(rows < 0).sum()}; run `embedpipe extract {self.card.name}`"
+            )
+        return np.asarray(self.store.read(tap, rows), dtype=np.float32)
+
+
+def open_features(store_dir: Path) -> Features:
+    """Open a published store.
+
+    Raises
+    ------
+    DataError
+        If it has no card.
+    SpecMismatch
+        If store and card are not of the same run; names the field.
+    """
+    card = read_card(store_dir)
+    store = FeatureStore.open(store_dir)
+    card.check(store.spec, store_dir)
+    return Features(store_dir, card, store)
+
+
+def load_features(store_dir: Path, tap: str, manifest: Manifest) -> FeatureTable:
+    """Features of one tap for every sample of a manifest, in its order."""
+    features = open_features(store_dir)
+    present = features.present(manifest.keys)
+    found = features.read(tap, manifest.keys[present])
+    X = np.full((len(manifest), *found.shape[1:]), np.nan, np.float32)
+    X[present] = found
+    return FeatureTable(np.asarray(manifest.sample_ids, dtype=str), X, present)

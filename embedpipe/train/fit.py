@@ -1,0 +1,238 @@
+"""Fit one head on one tap and predict: on all labels chosen by validation, or on k labels a class alone.
+
+Each function fills a folder of the memo and reads it back; `load_*` and what was computed are one value.
+"""
+
+# n samples of the task, P predicted ones, K classes (1 for numbers), R draws
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from embedpipe.errors import DataError, EmbedpipeError
+from embedpipe.evaluate.metrics import metric_of, point_metrics, sign_of
+from embedpipe.heads import registry
+from embedpipe.train.plan import Unit
+from embedpipe.train.samples import Index, TaskSamples
+
+Float = npt.NDArray[np.float32]
+MOST_FOLDS = 5
+
+
+@dataclass(frozen=True)
+class FullFit:
+    """One head on one tap, trained on every labelled training sample.
+
+    Attributes
+    ----------
+    candidates : list of dict
+        `params`, `val` metrics and `converged` of each, in the order of the grid.
+    best : int or None
+        The one that is best on validation; None where none has a finite score.
+    scores : float32 [P, K]
+        What the best predicts.
+    head_dir : Path
+        Where the best is saved.
+    """
+
+    candidates: list[dict[str, Any]]
+    best: int | None
+    scores: Float
+    head_dir: Path
+
+
+@dataclass(frozen=True)
+class FewFit:
+    """One head on one tap, trained on k labels a class, for each draw.
+
+    Attributes
+    ----------
+    draws : list of dict
+        `params`, and `inner`: metrics on held-out folds of those labels, or None at k = 1.
+    scores : float32 [R, P, K]
+    """
+
+    draws: list[dict[str, Any]]
+    scores: Float
+
+
+def fit_full(folder: Path, unit: Unit, X_nD: Float, samples: TaskSamples, *, by: str, seed: int) -> None:
+    """Fit the grid on train, score every candidate on validation, keep the best one."""
+    train, val, predicted = samples.train, samples.val, samples.predicted
+    X_val, y_val = X_nD[val], samples.truth[val]
+    heads = _fit(unit, list(unit.candidates), X_nD[train], samples.truth[train], samples, seed, X_val, y_val)
+    candidates = []
+    for params, head in zip(unit.candidates, heads, strict=True):
+        metrics = point_metrics(samples.kind, y_val, _outputs(head, X_val, samples))
+        candidates.append({"params": params, "val": _finite(metrics), "converged": bool(head.converged_)})
+    best = best_of([candidate["val"] for candidate in candidates], metric_of(samples.kind, by))
+    if best is None:
+        scores_PK = np.zeros((0, _width(samples)), np.float32)
+    else:
+        scores_PK = _outputs(heads[best], X_nD[predicted], samples)
+        registry.save_head(heads[best], folder / "head")
+    _keep(folder, {"candidates": candidates, "best": best}, scores_PK)
+
+
+def load_full(folder: Path) -> FullFit:
+    about, scores = _recall(folder)
+    return FullFit(about["candidates"], about["best"], scores, folder / "head")
+
+
+def fit_few(
+    folder: Path, unit: Unit, X_nD: Float, samples: TaskSamples, draws: Sequence[Index], *, by: str, seed: int
+) -> None:
+    """Fit on the labels of each draw; hyperparameters are chosen with those labels alone.
+
+    With two labels a class or more, stratified folds of them choose (as many as there are labels a class,
+    at most five); with one, nothing can be held out and the first candidate is taken.
+    """
+    metric = metric_of(samples.kind, by)
+    rows: list[dict[str, Any]] = []
+    scores = []
+    X_PD = X_nD[samples.predicted]
+    for labelled in draws:
+        inner = _inner_metrics(unit, X_nD, samples, labelled, seed)
+        best = best_of(inner, metric) if inner else 0
+        params = unit.few_shot[best or 0]
+        (head,) = _fit(unit, [params], X_nD[labelled], samples.truth[labelled], samples, seed)
+        rows.append(
+            {
+                "params": params,
+                "inner": inner[best] if inner and best is not None else None,
+                "converged": bool(head.converged_),
+            }
+        )
+        scores.append(_outputs(head, X_PD, samples))
+    _keep(folder, {"draws": rows}, np.stack(scores))
+
+
+def load_few(folder: Path) -> FewFit:
+    about, scores = _recall(folder)
+    return FewFit(about["draws"], scores)
+
+
+def fit_shuffled(
+    folder: Path, unit: Unit, params: Mapping[str, Any], X_nD: Float, samples: TaskSamples, *, seed: int
+) -> None:
+    """Fit one candidate on shuffled training labels: what the arm reaches when there is nothing to learn."""
+    shuffled = np.random.default_rng([seed, 2]).permutation(samples.truth[samples.train])
+    (head,) = _fit(unit, [dict(params)], X_nD[samples.train], shuffled, samples, seed)
+    _keep(folder, {"params": dict(params)}, _outputs(head, X_nD[samples.predicted], samples))
+
+
+def load_scores(folder: Path) -> Float:
+    return _recall(folder)[1]
+
+
+def majority_scores(samples: TaskSamples) -> Float:
+    """The frequencies of the training classes for every sample, or the mean of the training numbers."""
+    truth = samples.truth[samples.train]
+    if samples.kind == "classes":
+        row = np.bincount(truth, minlength=len(samples.classes)) / len(truth)
+    else:
+        row = np.array([truth.mean()])
+    return np.tile(row.astype(np.float32), (len(samples.predicted), 1))
+
+
+def best_of(metrics: Sequence[Mapping[str, float | None]], metric: str) -> int | None:
+    """Place of the best, None where no score is finite.
+
+    Equal scores, which are common on few samples, are decided by log loss where there is one, and then
+    by the order given.
+    """
+
+    def rank(place: int) -> tuple[float, float, int]:
+        score = metrics[place][metric]
+        assert score is not None
+        loss = metrics[place].get("nll")
+        return -sign_of(metric) * score, float("inf") if loss is None else loss, place
+
+    finite = [place for place, one in enumerate(metrics) if one[metric] is not None]
+    return min(finite, key=rank) if finite else None
+
+
+def folds_of(codes: npt.NDArray[np.int64], k_shot: int) -> list[Index]:
+    """Stratified folds of k labels a class: positions held out in each; none where k is 1."""
+    num_folds = min(k_shot, MOST_FOLDS)
+    if num_folds < 2:
+        return []
+    place = np.zeros(len(codes), np.int64)
+    for code in np.unique(codes):
+        members = np.flatnonzero(codes == code)
+        place[members] = np.arange(len(members)) % num_folds
+    return [np.flatnonzero(place == fold) for fold in range(num_folds)]
+
+
+def _inner_metrics(
+    unit: Unit, X_nD: Float, samples: TaskSamples, labelled: Index, seed: int
+) -> list[dict[str, float | None]]:
+    """Metrics of each candidate on held-out folds, pooled over the folds."""
+    codes = samples.truth[labelled]
+    k_shot = int(np.bincount(codes).max())
+    folds = folds_of(codes, k_shot)
+    if not folds:
+        return []
+    pooled = np.zeros((len(unit.few_shot), len(labelled), _width(samples)), np.float32)
+    for held in folds:
+        kept = np.setdiff1d(np.arange(len(labelled)), held)
+        heads = _fit(unit, list(unit.few_shot), X_nD[labelled[kept]], codes[kept], samples, seed)
+        for place, head in enumerate(heads):
+            pooled[place, held] = _outputs(head, X_nD[labelled[held]], samples)
+    return [_finite(point_metrics(samples.kind, codes, scores)) for scores in pooled]
+
+
+def _fit(
+    unit: Unit,
+    candidates: list[dict[str, Any]],
+    X_ND: Float,
+    y: npt.NDArray[Any],
+    samples: TaskSamples,
+    seed: int,
+    X_val: Float | None = None,
+    y_val: npt.NDArray[Any] | None = None,
+) -> list[Any]:
+    try:
+        return list(
+            registry.fit_grid(
+                unit.family, candidates, X_ND, y, kind=samples.kind, seed=seed, X_val=X_val, y_val=y_val
+            )
+        )
+    except EmbedpipeError as error:
+        raise type(error)(f"task {samples.task!r}, arm {unit.arm!r}: {error}") from error
+
+
+def _outputs(head: Any, X_ND: Float, samples: TaskSamples) -> Float:
+    """Probabilities in the order of the task's classes, or one column of numbers."""
+    if samples.kind != "classes":
+        return np.asarray(head.predict(X_ND), np.float32).reshape(-1, 1)
+    if len(head.classes_) != len(samples.classes):
+        raise DataError(
+            f"task {samples.task!r}: a head learnt {len(head.classes_)} of {len(samples.classes)} classes"
+        )
+    return np.asarray(head.predict_proba(X_ND), np.float32)
+
+
+def _width(samples: TaskSamples) -> int:
+    return len(samples.classes) if samples.kind == "classes" else 1
+
+
+def _finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: value if np.isfinite(value) else None for name, value in metrics.items()}
+
+
+def _keep(folder: Path, about: dict[str, Any], scores: Float) -> None:
+    (folder / "result.json").write_text(json.dumps(about, sort_keys=True, allow_nan=False), encoding="utf-8")
+    np.save(folder / "scores.npy", scores, allow_pickle=False)
+
+
+def _recall(folder: Path) -> tuple[dict[str, Any], Float]:
+    about: dict[str, Any] = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    return about, np.load(folder / "scores.npy", allow_pickle=False)

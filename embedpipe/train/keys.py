@@ -1,0 +1,78 @@
+"""Keys of finished units: everything that a fit depends on, and nothing else.
+
+Features enter by content, not by name, so a renamed backbone or a store with another history refits nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from embedpipe.train.memo import code_digest
+from embedpipe.train.plan import Unit
+from embedpipe.train.samples import TaskSamples
+
+
+@cache
+def code_of_training() -> str:
+    """Digest of the code and libraries that decide what a fitted head predicts."""
+    return code_digest(
+        [
+            "embedpipe.heads",
+            "embedpipe.training",
+            "embedpipe.train.fit",
+            "embedpipe.evaluate.metrics",
+            "embedpipe.manifest.kshot",
+        ],
+        ["numpy", "scipy", "scikit-learn", "torch"],
+    )
+
+
+class Keys:
+    """Keys of one task's units."""
+
+    def __init__(self, samples: TaskSamples, by: str, seed: int) -> None:
+        self._common = {
+            "kind": samples.kind,
+            "num_classes": len(samples.classes),
+            "truth": _digest(samples.truth),
+            "splits": _digest(np.char.encode(samples.splits)),
+            "by": by,
+            "seed": seed,
+        }
+        self._ids = _digest(np.char.encode(samples.sample_ids))
+
+    def features(self, X_nD: npt.NDArray[np.float32]) -> str:
+        """Digest of the features of the task's samples, in their order."""
+        return _digest(X_nD)
+
+    def full(self, unit: Unit, features: str) -> dict[str, Any]:
+        return self._of(unit, features, candidates=list(unit.candidates), fit="full")
+
+    def few(self, unit: Unit, features: str, k_shot: int, num_draws: int) -> dict[str, Any]:
+        """Draws are by hash of sample ids, so these count too."""
+        return self._of(
+            unit,
+            features,
+            candidates=list(unit.few_shot),
+            fit="few",
+            k=k_shot,
+            draws=num_draws,
+            ids=self._ids,
+        )
+
+    def shuffled(self, unit: Unit, features: str, params: dict[str, Any]) -> dict[str, Any]:
+        return self._of(unit, features, candidates=[params], fit="shuffled")
+
+    def _of(self, unit: Unit, features: str, **more: Any) -> dict[str, Any]:
+        return {**self._common, "features": features, "family": unit.family, **more}
+
+
+def _digest(array: npt.NDArray[Any]) -> str:
+    state = hashlib.blake2b(f"{array.dtype.str}{array.shape}".encode(), digest_size=16)
+    state.update(np.ascontiguousarray(array).data)
+    return state.hexdigest()

@@ -1,0 +1,105 @@
+"""Finished units, kept by what they were computed from.
+
+An entry is a folder named by a hash of features, targets, parameters, seeds and code. It appears whole,
+by rename, so a killed run resumes with what it had finished, and a changed head refits that head alone.
+What is kept holds no time and no path: a recalled unit gives the same bytes as a fresh one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from embedpipe.spec import digest
+
+
+class Memo:
+    """Entries below one folder.
+
+    Parameters
+    ----------
+    memo_dir
+        Lies in the working folder; removing it costs time, never results.
+    code
+        Digest of the code that computes entries; part of every key.
+    """
+
+    def __init__(self, memo_dir: Path, code: str) -> None:
+        self._dir = memo_dir
+        self._code = code
+        self.num_recalled = 0
+        self.num_computed = 0
+
+    def unit(self, parts: dict[str, Any], compute: Callable[[Path], None]) -> Path:
+        """Folder of the entry, computed unless it is there.
+
+        Parameters
+        ----------
+        parts
+            Everything the entry depends on, as JSON values.
+        compute
+            Fills the empty folder it is given.
+        """
+        entry = self._dir / digest({"code": self._code, **parts})
+        if entry.is_dir():
+            self.num_recalled += 1
+            return entry
+        scratch = self._dir / f".{entry.name}.{os.getpid()}"
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
+        try:
+            compute(scratch)
+            for path in sorted(scratch.rglob("*")):
+                _sync(path)
+            try:
+                scratch.rename(entry)
+            except OSError:
+                if not entry.is_dir():  # else another run finished the same unit first
+                    raise
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+        self.num_computed += 1
+        return entry
+
+    def sweep(self) -> None:
+        """Remove what processes that are gone left half done."""
+        for scratch in self._dir.glob(".*.*"):
+            owner = scratch.name.rpartition(".")[2]
+            if owner.isdigit() and not Path(f"/proc/{owner}").exists() and Path("/proc/self").exists():
+                shutil.rmtree(scratch, ignore_errors=True)
+
+
+def code_digest(packages: Iterable[str], distributions: Iterable[str]) -> str:
+    """Digest of the sources of packages or modules of this project, and of library versions.
+
+    Parameters
+    ----------
+    packages
+        Dotted names below `embedpipe`; a package counts with everything in it.
+    distributions
+        Libraries whose arithmetic results depend on.
+    """
+    root = Path(__file__).resolve().parent.parent
+    state = hashlib.blake2b(digest_size=16)
+    for package in sorted(packages):
+        place = root.joinpath(*package.split(".")[1:])
+        files = sorted(place.rglob("*.py")) if place.is_dir() else [place.with_suffix(".py")]
+        for file in files:
+            state.update(file.relative_to(root).as_posix().encode() + b"\0")
+            state.update(file.read_bytes() + b"\0")
+    for name in sorted(distributions):
+        state.update(f"{name} {importlib.metadata.version(name)}\0".encode())
+    return state.hexdigest()
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

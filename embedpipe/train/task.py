@@ -1,0 +1,294 @@
+"""Train all heads of one task: `data/heads/<T>`, `data/predictions/<T>.parquet` and `data/scores/<T>.json`.
+
+Reads published stores, a manifest and the open targets. The targets of test samples lie in a file that
+nothing here names.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from embedpipe.evaluate.arms import MAJORITY, SHUFFLED, arm_dir
+from embedpipe.evaluate.metrics import metric_of
+from embedpipe.evaluate.options import CompareOptions, SelectOptions, check_k_shot_heads
+from embedpipe.evaluate.predictions import Predictions
+from embedpipe.features.table import Features, open_features
+from embedpipe.heads.options import HeadOptions
+from embedpipe.manifest.files import write_bytes
+from embedpipe.manifest.kshot import k_shot_indices
+from embedpipe.manifest.table import Manifest
+from embedpipe.manifest.targets import Targets
+from embedpipe.progress import Progress, silent
+from embedpipe.train import fit
+from embedpipe.train.keys import Keys, code_of_training
+from embedpipe.train.memo import Memo
+from embedpipe.train.plan import Unit, plan_units
+from embedpipe.train.rows import Results, Written, add_baseline, add_few, add_full, best_unit
+from embedpipe.train.samples import Index, TaskSamples, task_samples
+
+
+@dataclass(frozen=True)
+class TrainSummary:
+    """What `train_task` did."""
+
+    task: str
+    num_arms: int
+    num_fitted: int
+    num_recalled: int
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class TrainPaths:
+    """Where the results of one task go.
+
+    Attributes
+    ----------
+    heads_dir : Path
+        `<head>@<backbone>/<tap>/` below it holds the saved head of that arm at k_shot all, and `arm.json`.
+    predictions, scores : Path
+    memo_dir : Path
+        Finished units, in the working folder.
+    """
+
+    heads_dir: Path
+    predictions: Path
+    scores: Path
+    memo_dir: Path
+
+
+def train_task(
+    task: str,
+    *,
+    heads: Mapping[str, HeadOptions],
+    features: Mapping[str, Path],
+    manifest: Manifest,
+    targets_path: Path,
+    paths: TrainPaths,
+    baselines: Sequence[str] = (),
+    select: SelectOptions | None = None,
+    compare: CompareOptions | None = None,
+    task_heads: Sequence[str] | None = None,
+    task_backbones: Sequence[str] | None = None,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> TrainSummary:
+    """Fit every head on every tap at every k_shot, and write heads, predictions and scores.
+
+    Parameters
+    ----------
+    heads
+        Options by name, in the order of params.yaml.
+    features
+        Published store of each backbone by name, in the order of params.yaml.
+    targets_path
+        `data/targets/<T>/open.parquet`.
+    task_heads, task_backbones
+        What the task restricts itself to; None allows all.
+    seed
+        Of the run: decides draws, shuffles and whatever is random in a head.
+
+    Raises
+    ------
+    ConfigError
+        If a name is unknown, or no head is left on any tap.
+    DataError
+        If there is nothing to train on, to choose by, or a class lacks labels.
+    SpecMismatch
+        If a store is of another spec than its card.
+    """
+    select, compare = select or SelectOptions(), compare or CompareOptions()
+    targets = Targets.read(targets_path)
+    stores = {name: open_features(path) for name, path in features.items()}
+    units, notes = plan_units(
+        task,
+        targets.kind,
+        heads,
+        {name: store.card for name, store in stores.items()},
+        task_heads=task_heads,
+        task_backbones=task_backbones,
+    )
+    used = {unit.backbone: stores[unit.backbone] for unit in units}
+    samples = task_samples(
+        manifest, targets, {name: store.present(manifest.keys) for name, store in used.items()}
+    )
+    notes += [str(one) for one in samples.dropped]
+
+    k_shot_units = _k_shot_units(units, check_k_shot_heads(compare.heads, list(heads)))
+    draws, more = _draws_of(samples, compare, seed, bool(k_shot_units))
+    notes += more
+    run = _Run(
+        samples,
+        used,
+        Memo(paths.memo_dir, code_of_training()),
+        Keys(samples, select.by, seed),
+        select.by,
+        seed,
+    )
+    run.memo.sweep()
+    results = run.fit_units(units, k_shot_units, draws, progress)
+
+    metric = metric_of(samples.kind, select.by)
+    written = Written(samples, notes=notes)
+    add_full(written, results)
+    run.add_baselines(written, results, baselines, metric)
+    add_few(written, results, metric)
+    _write_heads(results, samples, paths.heads_dir)
+    Predictions.from_arms(task, samples.kind, samples.classes, written.arms).write(paths.predictions)
+    about = {
+        "task": task,
+        "kind": samples.kind,
+        "classes": list(samples.classes),
+        "metric": metric,
+        "seed": seed,
+        "num": dict(samples.num),
+        "num_candidates": sum(len(unit.candidates) for unit in units),
+        "arms": written.rows,
+        "notes": written.notes,
+    }
+    write_bytes(paths.scores, _json(about))
+    return TrainSummary(
+        task, len(written.arms), run.memo.num_computed, run.memo.num_recalled, tuple(written.notes)
+    )
+
+
+def _k_shot_units(units: Sequence[Unit], names: Sequence[str]) -> list[Unit]:
+    """Units that train at numeric k_shot too; the task's first head where it has none of those named."""
+    chosen = [unit for unit in units if unit.head in names]
+    if chosen:
+        return chosen
+    return [unit for unit in units if unit.head == units[0].head]
+
+
+def _draws_of(
+    samples: TaskSamples, compare: CompareOptions, seed: int, wanted: bool
+) -> tuple[dict[int, list[Index]], list[str]]:
+    """Labelled samples of each draw at each numeric k_shot, as positions among the task's samples."""
+    if not compare.numeric_k_shot or not wanted:
+        return {}, []
+    if samples.kind != "classes":
+        return {}, [
+            f"k_shot counts labels a class, and {samples.task!r} has numbers: trained on all labels alone"
+        ]
+    train = samples.train
+    ids, codes = samples.sample_ids[train], samples.truth[train]
+    draws = {
+        k: [train[k_shot_indices(ids, codes, k, seed=seed, draw=draw)] for draw in range(compare.draws)]
+        for k in compare.numeric_k_shot
+    }
+    return draws, []
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What every fit of one task shares."""
+
+    samples: TaskSamples
+    stores: Mapping[str, Features]
+    memo: Memo
+    keys: Keys
+    by: str
+    seed: int
+
+    def fit_units(
+        self,
+        units: Sequence[Unit],
+        k_shot_units: Sequence[Unit],
+        draws: Mapping[int, list[Index]],
+        progress: Progress,
+    ) -> Results:
+        """Read each tap once and fit all that is wanted on it."""
+        results = Results({unit.arm: unit for unit in units})
+        few = {unit.arm for unit in k_shot_units}
+        total = len(units) + len(draws) * len(few)
+        done = 0
+        for (backbone, tap), group in groupby(units, key=lambda unit: (unit.backbone, unit.tap.name)):
+            X_nD = self._read(backbone, tap)
+            of_features = self.keys.features(X_nD)
+            for unit in group:
+                results.full[unit.arm] = self._full(unit, X_nD, of_features)
+                progress(done := done + 1, total, "fits")
+                for k, of_k in draws.items() if unit.arm in few else ():
+                    results.few[unit.arm, k] = self._few(unit, X_nD, of_features, k, of_k)
+                    progress(done := done + 1, total, "fits")
+        return results
+
+    def add_baselines(
+        self, written: Written, results: Results, baselines: Sequence[str], metric: str
+    ) -> None:
+        """Arms that know no features, or no labels."""
+        if MAJORITY in baselines:
+            add_baseline(written, MAJORITY, fit.majority_scores(self.samples), {}, "knows no features")
+        if SHUFFLED in baselines:
+            best = best_unit(results, metric, list(results.full))
+            if best is None:
+                written.notes.append(f"{SHUFFLED} is left out: no arm has a finite score on validation")
+                return
+            unit, fitted = results.units[best], results.full[best]
+            params = fitted.candidates[fitted.best or 0]["params"]
+            X_nD = self._read(unit.backbone, unit.tap.name)
+            entry = self.memo.unit(
+                self.keys.shuffled(unit, self.keys.features(X_nD), params),
+                lambda folder: fit.fit_shuffled(folder, unit, params, X_nD, self.samples, seed=self.seed),
+            )
+            add_baseline(
+                written, SHUFFLED, fit.load_scores(entry), params, f"{best} on shuffled training labels"
+            )
+
+    def _full(self, unit: Unit, X_nD: fit.Float, of_features: str) -> fit.FullFit:
+        entry = self.memo.unit(
+            self.keys.full(unit, of_features),
+            lambda folder: fit.fit_full(folder, unit, X_nD, self.samples, by=self.by, seed=self.seed),
+        )
+        return fit.load_full(entry)
+
+    def _few(self, unit: Unit, X_nD: fit.Float, of_features: str, k: int, draws: list[Index]) -> fit.FewFit:
+        entry = self.memo.unit(
+            self.keys.few(unit, of_features, k, len(draws)),
+            lambda folder: fit.fit_few(folder, unit, X_nD, self.samples, draws, by=self.by, seed=self.seed),
+        )
+        return fit.load_few(entry)
+
+    def _read(self, backbone: str, tap: str) -> fit.Float:
+        """Features of the task's samples, one row each; maps are laid out flat."""
+        X = self.stores[backbone].read(tap, self.samples.keys)
+        return np.ascontiguousarray(X.reshape(len(X), -1))
+
+
+def _write_heads(results: Results, samples: TaskSamples, heads_dir: Path) -> None:
+    """Replace `heads_dir` by the heads of this run, each with a card of what it was trained on."""
+    scratch = heads_dir.with_name(f".{heads_dir.name}.{os.getpid()}")
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    for arm, fitted in results.full.items():
+        if fitted.best is None:
+            continue
+        unit, folder = results.units[arm], scratch / arm_dir(arm)
+        shutil.copytree(fitted.head_dir, folder)
+        card = {
+            "task": samples.task,
+            "kind": samples.kind,
+            "classes": list(samples.classes),
+            "arm": arm,
+            "family": unit.family,
+            "params": fitted.candidates[fitted.best]["params"],
+            "backbone": unit.backbone,
+            "tap": unit.tap.name,
+            "num_train": int(samples.num["train"]),
+        }
+        write_bytes(folder / "arm.json", _json(card))
+    shutil.rmtree(heads_dir, ignore_errors=True)
+    scratch.rename(heads_dir)
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode()
