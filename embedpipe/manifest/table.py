@@ -82,7 +82,9 @@ class Manifest:
             If a sample_id occurs twice; names the first few.
         """
         order = sorted(range(len(sample_ids)), key=lambda i: sample_ids[i])
-        repeated = sorted({sample_ids[a] for a, b in zip(order, order[1:], strict=False) if sample_ids[a] == sample_ids[b]})
+        repeated = sorted(
+            {sample_ids[a] for a, b in zip(order, order[1:], strict=False) if sample_ids[a] == sample_ids[b]}
+        )
         if repeated:
             raise DataError(
                 f"datasets.{dataset}: expected one sample an id, found {len(repeated)} ids more than once "

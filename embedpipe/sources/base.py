@@ -119,7 +119,11 @@ REGISTRY: dict[str, str] = {
 
 
 def open_source(
-    config: StrictModel | Mapping[str, Any], root: Path, *, id_column: str | None = None, where: str = "source"
+    config: StrictModel | Mapping[str, Any],
+    root: Path,
+    *,
+    id_column: str | None = None,
+    where: str = "source",
 ) -> Source:
     """Open a source by its options.
 
@@ -148,7 +152,9 @@ def open_source(
         )
     module_name, options_name, class_name = REGISTRY[kind].split(":")
     module = importlib.import_module(module_name)
-    options = config if isinstance(config, StrictModel) else validate(getattr(module, options_name), raw, where)
+    options = (
+        config if isinstance(config, StrictModel) else validate(getattr(module, options_name), raw, where)
+    )
     source: Source = getattr(module, class_name)(options, root, id_column)
     return source
 

@@ -36,6 +36,7 @@ FONTS = (
 )  # fmt: skip
 OVERSAMPLING = 4  # a letter is distorted at 4 times the final resolution, then averaged down
 FONT_PX = 64
+BEND = 0.06  # standard deviation by which a grid point moves, in frames
 INK_MEAN, INK_SPREAD = 0.30, 0.05  # share of the frame that ink covers: 0.305 in scikit-learn's digits
 
 
@@ -44,7 +45,9 @@ class GlyphsOptions(StrictModel):
 
     kind: Literal["glyphs"] = Field(description="Marks this source.")
     num_samples: int = Field(
-        default=12_000, ge=52, description="Letters in all, classes in turn; 12,000 train a small net in a minute."
+        default=12_000,
+        ge=52,
+        description="Letters in all, classes in turn; 12,000 train a small net in a minute.",
     )
     image_px: int = Field(
         default=8, ge=4, le=64, description="Side of an image in pixels; 8 as scikit-learn's digits have."
@@ -104,9 +107,8 @@ class GlyphsSource:
         rng = np.random.Generator(np.random.Philox(key=[self.options.seed, i]))
         mask = self._mask(FONTS[rng.integers(len(FONTS))], LETTERS[i % len(LETTERS)])
         frame_px = self.options.image_px * OVERSAMPLING
-        drawn = mask.transform(
-            (frame_px, frame_px), Image.Transform.AFFINE, _affine(rng, mask.size, frame_px), Image.Resampling.BILINEAR
-        )
+        mesh = _mesh(rng, mask.size, frame_px)
+        drawn = mask.transform((frame_px, frame_px), Image.Transform.MESH, mesh, Image.Resampling.BILINEAR)
         drawn = _with_pen(drawn, rng.normal(INK_MEAN, INK_SPREAD))
         drawn = drawn.filter(ImageFilter.GaussianBlur(rng.uniform(0.4, 1.2)))
         small = np.asarray(drawn.reduce(OVERSAMPLING), dtype=np.float32)
@@ -128,10 +130,15 @@ class GlyphsSource:
         return self._masks[font, letter]
 
 
-def _affine(
-    rng: np.random.Generator, ink_size: tuple[int, int], frame_px: int
-) -> tuple[float, float, float, float, float, float]:
-    """Coefficients that map a pixel of the frame to one of the letter, as Pillow wants them."""
+Mesh = list[tuple[tuple[int, int, int, int], tuple[float, ...]]]
+
+
+def _mesh(rng: np.random.Generator, ink_size: tuple[int, int], frame_px: int) -> Mesh:
+    """Quarters of the frame, each with the corners in the letter that it shows, as Pillow wants them.
+
+    An affine map (turn, lean, size, place) whose nine grid points are then moved each on its own: strokes
+    bend as a hand bends them.
+    """
     width, height = ink_size
     angle = rng.normal(0.0, 0.10)
     shear = rng.normal(-0.05, 0.18)
@@ -143,10 +150,20 @@ def _affine(
     fit_width = min(frame_px * rng.uniform(0.55, 0.85) / spread[0], 1.3 * fit_height)
     forward = np.diag([fit_width, fit_height]) @ forward
     shift = np.array([rng.uniform(-0.06, 0.06), rng.uniform(-0.03, 0.03)]) * frame_px
-    inverse = np.linalg.inv(forward)
-    offset = np.array([width, height]) / 2 - inverse @ (frame_px / 2 + shift)
-    (a, b), (d, e) = inverse.tolist()
-    return a, b, float(offset[0]), d, e, float(offset[1])
+    half = frame_px // 2
+    grid = np.array([[[x, y] for x in (0, half, frame_px)] for y in (0, half, frame_px)], dtype=float)
+    bent = grid + rng.normal(0.0, BEND * frame_px, size=grid.shape)
+    corners = (bent - frame_px / 2 - shift) @ np.linalg.inv(forward).T + np.array([width, height]) / 2
+    return [
+        (
+            (column * half, row * half, column * half + half, row * half + half),
+            tuple(
+                float(v) for r, c in ((0, 0), (1, 0), (1, 1), (0, 1)) for v in corners[row + r, column + c]
+            ),
+        )
+        for row in (0, 1)
+        for column in (0, 1)
+    ]
 
 
 def _with_pen(drawn: Image.Image, ink: float) -> Image.Image:
