@@ -6,6 +6,7 @@ Knows nothing of sources: a locator is a text that only the data set's source un
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -83,7 +84,7 @@ class Manifest:
         """
         order = sorted(range(len(sample_ids)), key=lambda i: sample_ids[i])
         repeated = sorted(
-            {sample_ids[a] for a, b in zip(order, order[1:], strict=False) if sample_ids[a] == sample_ids[b]}
+            {sample_ids[a] for a, b in itertools.pairwise(order) if sample_ids[a] == sample_ids[b]}
         )
         if repeated:
             raise DataError(

@@ -163,5 +163,6 @@ def refuse_id_column(kind: str, id_column: str | None, default: str) -> None:
     """Error of sources whose samples have names of their own."""
     if id_column not in (None, default):
         raise ConfigError(
-            f"id: expected {default!r} or nothing, found {id_column!r}; a {kind} source names its samples itself"
+            f"id: expected {default!r} or nothing, found {id_column!r}; a {kind} source names its samples "
+            "itself"
         )

@@ -36,7 +36,7 @@ FONTS = (
 )  # fmt: skip
 OVERSAMPLING = 4  # a letter is distorted at 4 times the final resolution, then averaged down
 FONT_PX = 64
-BEND = 0.06  # standard deviation by which a grid point moves, in frames
+BEND = 0.09  # standard deviation by which a grid point moves, in frames
 INK_MEAN, INK_SPREAD = 0.30, 0.05  # share of the frame that ink covers: 0.305 in scikit-learn's digits
 
 

@@ -1,0 +1,1 @@
+"""From a source to its manifest and labels, and from labels to the targets of a task. Knows no torch."""

@@ -1,0 +1,160 @@
+"""Read CSV, TSV, Parquet and JSON lines into columns, saying which line is wrong.
+
+Text formats give text, and an empty field is a missing value; Parquet and JSON give what they hold.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from embedpipe.errors import DataError
+from embedpipe.params import did_you_mean
+from embedpipe.sources.base import Label
+
+SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Columns of equal length, by name, in the order of the file."""
+
+    path: Path
+    columns: dict[str, list[Label]]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values()), []))
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.columns)
+
+    def column(self, name: str, where: str) -> list[Label]:
+        """One column.
+
+        Parameters
+        ----------
+        where : str
+            The option that names the column, e.g. ``source.text``.
+
+        Raises
+        ------
+        DataError
+            If the table has no such column; with the near name and all names.
+        """
+        if name not in self.columns:
+            raise DataError(
+                f"{self.path}: {where}: no column {name!r}{did_you_mean(name, self.names)}; "
+                f"columns: {', '.join(self.names)}"
+            )
+        return self.columns[name]
+
+
+def is_table(path: str) -> bool:
+    """Whether a name looks like a table file rather than a column."""
+    return path.lower().endswith(SUFFIXES)
+
+
+def read_rows(path: Path) -> Rows:
+    """Read a whole table.
+
+    Raises
+    ------
+    DataError
+        If the file is missing, has an unknown suffix, or a line of it is wrong.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise DataError(
+            f"{path}: expected a table ({', '.join(SUFFIXES)}), found suffix {suffix or 'none'!r}"
+        )
+    if not path.is_file():
+        raise DataError(f"{path}: expected a table, found no such file; relative paths start at params.yaml")
+    if suffix == ".parquet":
+        return _read_parquet(path)
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            return _read_json_lines(path, file) if suffix == ".jsonl" else _read_delimited(path, file)
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}: expected UTF-8, found byte 0x{error.object[error.start]:02x} at {error.start}; "
+            "save the table as UTF-8"
+        ) from error
+
+
+def _read_delimited(path: Path, file: object) -> Rows:
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # the default refuses texts above 128 KiB
+    if path.suffix.lower() == ".tsv":
+        reader = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)  # type: ignore[arg-type]
+    else:
+        reader = csv.reader(file, strict=True)  # type: ignore[arg-type]
+    try:
+        header = next(reader, None)
+        if not header:
+            raise DataError(f"{path}: expected a header line, found an empty file")
+        _refuse_repeated(path, header)
+        lists: list[list[Label]] = [[] for _ in header]
+        for fields in reader:
+            if not fields:
+                continue  # a blank line
+            if len(fields) != len(header):
+                raise DataError(
+                    f"{path}: line {reader.line_num}: expected {len(header)} fields "
+                    f"({', '.join(header[:4])}{', …' if len(header) > 4 else ''}), found {len(fields)}"
+                    + ("; quote fields that hold a comma" if path.suffix.lower() == ".csv" else "")
+                )
+            for values, value in zip(lists, fields, strict=True):
+                values.append(value if value != "" else None)
+    except csv.Error as error:
+        raise DataError(f"{path}: line {reader.line_num}: {error}; check its quotes") from error
+    return Rows(path, dict(zip(header, lists, strict=True)))
+
+
+def _read_json_lines(path: Path, file: object) -> Rows:
+    records: list[dict[str, Label]] = []
+    for number, line in enumerate(file, start=1):  # type: ignore[arg-type, var-annotated]
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{path}: line {number}: expected a JSON object, found {error}") from error
+        if not isinstance(record, dict):
+            raise DataError(f"{path}: line {number}: expected a JSON object, found {type(record).__name__}")
+        records.append({name: _plain(value) for name, value in record.items()})
+    names = dict.fromkeys(name for record in records for name in record)
+    return Rows(path, {name: [record.get(name) for record in records] for name in names})
+
+
+def _read_parquet(path: Path) -> Rows:
+    try:
+        with path.open("rb") as file:
+            table = pq.read_table(file)
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{path}: expected Parquet, found something else ({error})") from error
+    _refuse_repeated(path, table.column_names)
+    return Rows(path, {name: [_plain(v) for v in table[name].to_pylist()] for name in table.column_names})
+
+
+def _refuse_repeated(path: Path, header: list[str]) -> None:
+    repeated = [name for name, count in Counter(header).items() if count > 1]
+    if repeated:
+        raise DataError(f"{path}: expected each column once, found {repeated[0]!r} several times")
+
+
+def _plain(value: object) -> Label:
+    """A label as text or number; what is neither (a date, a list) as its text."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return value
+    return str(value)
