@@ -1,0 +1,214 @@
+"""Put several files of a group in place together, or not at all.
+
+Temporaries, fsync; an intent with every name and checksum, fsync; renames, fsync of the folders; the ledger's
+line, fsync; the intent away. Once the intent stands, recovery finishes the commit; before, it drops it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from embedpipe.errors import StoreError
+from embedpipe.spec import canonical_json, digest
+from embedpipe.store import journal, ledger
+from embedpipe.store.disk import (
+    FileRecord,
+    make_folder,
+    move_into_place,
+    record_of_bytes,
+    record_of_file,
+    remove_tree,
+    replace_file,
+    sync_folder,
+    telling_full,
+    write_file,
+)
+from embedpipe.store.ledger import Entry
+
+JOURNAL = "journal"
+TEMPORARY = "tmp"
+INTENT = "intent.json"
+PARTIAL = ".partial"
+
+
+class Transaction:
+    """Files written aside, to be committed under one ledger entry.
+
+    Parameters
+    ----------
+    root
+        Folder of the group.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.files: dict[str, FileRecord] = {}
+        self._folder = root / JOURNAL / TEMPORARY
+        remove_tree(self._folder)
+        make_folder(self._folder)
+
+    def write(self, path: str, data: bytes) -> None:
+        """Write what is to stand at `path` in the group as a temporary, fsynced."""
+        assert path not in self.files
+        write_file(self._folder / str(len(self.files)), data)
+        self.files[path] = record_of_bytes(data)
+
+    def commit(self, entry: Entry, remove: Path | None = None) -> None:
+        """Make the files and the entry permanent.
+
+        Parameters
+        ----------
+        remove
+            A journal in the group that the commit makes useless.
+        """
+        assert entry.files == self.files
+        sync_folder(self._folder)
+        body = {
+            "entry": entry.to_dict(),
+            "moves": [[str(i), path] for i, path in enumerate(self.files)],
+            "remove": None if remove is None else remove.name,
+        }
+        intent = canonical_json({"checksum": digest(body), "intent": body}).encode()
+        replace_file(self.root / JOURNAL / INTENT, intent)
+        _finish(self.root, body)
+
+    def abandon(self) -> None:
+        """Drop the temporaries."""
+        remove_tree(self._folder)
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """What recovery found and did.
+
+    Attributes
+    ----------
+    rolled_forward : bool
+        A commit that a kill had interrupted was finished.
+    removed : tuple of str
+        Temporaries that were dropped, as paths in the group.
+    """
+
+    rolled_forward: bool = False
+    removed: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return self.rolled_forward or bool(self.removed)
+
+    def __str__(self) -> str:
+        said = ["finished an interrupted commit"] if self.rolled_forward else []
+        if self.removed:
+            said.append(f"removed {len(self.removed)} temporary files")
+        return "; ".join(said) or "nothing to do"
+
+
+def recover(root: Path) -> Recovery:
+    """Finish the commit whose intent stands; drop temporaries that no intent names.
+
+    Raises
+    ------
+    StoreError
+        If a file that the intent names is neither in place nor among the temporaries.
+    """
+    folder = root / JOURNAL
+    make_folder(folder)
+    removed: list[str] = []
+    torn = [folder / f"{INTENT}.tmp", root / "group.json.tmp"]
+    for path in torn:
+        if path.exists():
+            path.unlink()
+            removed.append(path.relative_to(root).as_posix())
+    body = read_intent(root)
+    if body is not None:
+        _finish(root, body)
+    else:
+        _, nbytes = ledger.read_ledger(root / ledger.NAME)
+        if ledger.cut_torn_line(root / ledger.NAME, nbytes):
+            removed.append(f"{ledger.NAME} (torn last line)")
+    if (folder / TEMPORARY).exists():
+        left = sorted(p for p in (folder / TEMPORARY).rglob("*") if p.is_file())
+        removed.extend(p.relative_to(root).as_posix() for p in left)
+        remove_tree(folder / TEMPORARY)
+    removed.extend(_sweep_partial(root))
+    removed.extend(_sweep_headless(folder, root))
+    return Recovery(body is not None, tuple(removed))
+
+
+def read_intent(root: Path) -> dict[str, Any] | None:
+    """The standing intent, or None.
+
+    Raises
+    ------
+    StoreError
+        If it is damaged: it was renamed into place whole, so a kill cannot tear it.
+    """
+    path = root / JOURNAL / INTENT
+    try:
+        raw = json.loads(path.read_bytes())
+        body: dict[str, Any] = raw["intent"]
+        if raw["checksum"] != digest(body):
+            raise ValueError("checksum differs")
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(
+            f"{path}: damaged: {error}; the commit it describes cannot be finished: remove the file and "
+            "run `embedpipe verify` to see which shards it leaves behind"
+        ) from error
+    return body
+
+
+def _finish(root: Path, body: dict[str, Any]) -> None:
+    """Everything after the intent. May run again from any point at which it was cut off."""
+    entry = Entry.from_dict(body["entry"])
+    moves = []
+    for temporary_name, path in body["moves"]:
+        temporary = root / JOURNAL / TEMPORARY / temporary_name
+        if temporary.exists():
+            moves.append((temporary, root / path))
+        elif not (root / path).exists() or record_of_file(root / path) != entry.files[path]:
+            raise StoreError(
+                f"{root / path}: expected the file of an interrupted commit, here or as {temporary.name} "
+                "among the temporaries, found neither; run `embedpipe verify` to see what is left"
+            )
+    move_into_place(root, moves)
+    # names moved before a kill may not have reached the disk: every folder again, it is cheap
+    if len(moves) < len(body["moves"]):
+        move_into_place(root, [])
+        for path in body["moves"]:
+            sync_folder((root / path[1]).parent)
+    path = root / ledger.NAME
+    entries, nbytes = ledger.read_ledger(path)
+    ledger.cut_torn_line(path, nbytes)
+    if len(entries) == entry.sequence:
+        ledger.append_entry(path, entry)
+        sync_folder(root)
+    if body["remove"] is not None:
+        (root / JOURNAL / body["remove"]).unlink(missing_ok=True)
+    remove_tree(root / JOURNAL / TEMPORARY)
+    with telling_full(root):
+        os.unlink(root / JOURNAL / INTENT)
+    sync_folder(root / JOURNAL)
+
+
+def _sweep_partial(root: Path) -> list[str]:
+    """Remove zarr's `.partial` litter, left where other tools wrote into the group."""
+    removed = []
+    for path in sorted(root.rglob(f"*{PARTIAL}")):
+        path.unlink()
+        removed.append(path.relative_to(root).as_posix())
+    return removed
+
+
+def _sweep_headless(folder: Path, root: Path) -> list[str]:
+    """Remove journals that a kill left without even a head."""
+    removed = []
+    for path in sorted(folder.glob(f"*{journal.SUFFIX}")):
+        if journal.read_journal(path) is None:
+            path.unlink()
+            removed.append(path.relative_to(root).as_posix())
+    return removed

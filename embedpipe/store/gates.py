@@ -1,0 +1,144 @@
+"""What may enter a store: finite values within their dtype. And what is worth a word: constants, drift.
+
+Knows nothing of files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from embedpipe.errors import FeatureValueError
+
+NUM_NAMED = 3  # samples named in an error: enough to find the cause, few enough to read
+NUM_SAMPLED = 4096  # rows of a block that statistics are taken over, evenly spaced
+MIN_ROWS = 8  # below it every block looks constant or drifting
+DRIFT_SPREADS = 3.0  # standard deviations of row norms between block means before it is reported
+
+
+def to_storage(
+    values: npt.NDArray[Any],
+    dtype: npt.DTypeLike,
+    tap: str,
+    names: Sequence[str] | None = None,
+) -> npt.NDArray[Any]:
+    """Cast features to their storage dtype, refusing what it cannot hold.
+
+    Parameters
+    ----------
+    values : float array, shape (n, ...)
+    names
+        Name of each sample, for the errors; by default its position.
+
+    Returns
+    -------
+    array of `dtype`, shape (n, ...), C-contiguous
+
+    Raises
+    ------
+    FeatureValueError
+        If a value is NaN or Inf, or beyond the range of `dtype`; names samples and tap.
+    """
+    target = np.dtype(dtype)
+    with np.errstate(over="ignore"):
+        stored = np.ascontiguousarray(values, dtype=target)
+    if not bool(_finite(stored).all()):
+        _refuse(np.asarray(values), stored, tap, names)
+    return stored
+
+
+def _finite(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    if values.dtype == np.float16:  # by the exponent's bits: float16 arithmetic is emulated and slow
+        bits: npt.NDArray[np.bool_] = (values.view(np.uint16) & 0x7C00) != 0x7C00
+        return bits
+    finite: npt.NDArray[np.bool_] = np.isfinite(values)
+    return finite
+
+
+def _refuse(
+    values: npt.NDArray[Any], stored: npt.NDArray[Any], tap: str, names: Sequence[str] | None
+) -> None:
+    axes = tuple(range(1, values.ndim))
+    for word, bad in (("NaN", np.isnan(values)), ("Inf", np.isinf(values))):
+        which = np.flatnonzero(bad.any(axis=axes))
+        if len(which):
+            raise FeatureValueError(
+                f"tap {tap}: expected finite features, found {word} for {len(which)} of {len(values)} "
+                f"samples: {_named(which, names)}; look at these samples, or run with precision: float32"
+            )
+    which = np.flatnonzero((~_finite(stored)).any(axis=axes))
+    largest = float(np.abs(values[which]).max())
+    raise FeatureValueError(
+        f"tap {tap}: expected values within {stored.dtype} (up to {np.finfo(stored.dtype).max:g}), found "
+        f"{largest:g} in sample {_named(which, names)}; set dtype: float32"
+    )
+
+
+def _named(which: npt.NDArray[Any], names: Sequence[str] | None) -> str:
+    some = [str(i) if names is None else str(names[i]) for i in which[:NUM_NAMED].tolist()]
+    return ", ".join(some) + (f" and {len(which) - NUM_NAMED} more" if len(which) > NUM_NAMED else "")
+
+
+@dataclass(frozen=True)
+class BlockStatistics:
+    """Of one tap in one block, over at most 4,096 evenly spaced rows (the caller picks them).
+
+    Attributes
+    ----------
+    norm_mean, norm_std : float
+        Of the rows' Euclidean norms.
+    num_constant, num_columns : int
+        Columns that have one value in all rows, of how many.
+    """
+
+    num_rows: int
+    norm_mean: float
+    norm_std: float
+    num_constant: int
+    num_columns: int
+
+    @classmethod
+    def of(cls, rows: npt.NDArray[Any]) -> Self:
+        """From stored rows, shape (n, ...), n > 0."""
+        flat = rows.reshape(len(rows), -1)
+        norms = np.array([float(np.linalg.norm(row.astype(np.float64))) for row in flat])
+        constant = (flat == flat[0]).all(axis=0)
+        return cls(len(flat), float(norms.mean()), float(norms.std()), int(constant.sum()), flat.shape[1])
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "num_rows": self.num_rows,
+            "norm_mean": self.norm_mean,
+            "norm_std": self.norm_std,
+            "num_constant": self.num_constant,
+            "num_columns": self.num_columns,
+        }
+
+    @classmethod
+    def from_dict(cls, raw: dict[str, Any]) -> Self:
+        return cls(**raw)
+
+
+def remarks(tap: str, new: BlockStatistics, earlier: Sequence[BlockStatistics]) -> list[str]:
+    """Sentences on constant columns, and on norms that left the range of the blocks before."""
+    said = []
+    if new.num_rows >= MIN_ROWS and new.num_constant:
+        said.append(
+            f"tap {tap}: {new.num_constant} of {new.num_columns} columns are constant over "
+            f"{new.num_rows} rows of the block"
+        )
+    before = [s for s in earlier if s.num_rows >= MIN_ROWS]
+    if before and new.num_rows >= MIN_ROWS:
+        weights = np.array([s.num_rows for s in before], np.float64)
+        mean = float(np.average([s.norm_mean for s in before], weights=weights))
+        spread = float(np.average([s.norm_std for s in before], weights=weights))
+        if abs(new.norm_mean - mean) > DRIFT_SPREADS * max(spread, 1e-6 * abs(mean)):
+            said.append(
+                f"tap {tap}: the mean norm of the block is {new.norm_mean:.4g}, of the blocks before "
+                f"{mean:.4g} ± {spread:.2g}: other data, or another model?"
+            )
+    return said

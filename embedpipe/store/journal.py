@@ -1,0 +1,309 @@
+"""The journal of one block: features as they are computed, on disk before the block is whole.
+
+A record is a length, a JSON header, raw bytes and a checksum. The first record says which block of which plan
+the journal belongs to and holds the block's keys. A torn tail, left by a kill, is cut off.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import struct
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from embedpipe.spec import canonical_json
+from embedpipe.store.disk import sync_folder, telling_full, write_all
+from embedpipe.store.plan import Block
+
+FORMAT = 1
+SUFFIX = ".journal"
+_PREFIX = struct.Struct("<4sIQ")  # magic, bytes of header, bytes of payload
+_CHECKSUM = struct.Struct("<I")
+_MAGIC = b"EPJ1"
+
+
+@dataclass(frozen=True)
+class Binding:
+    """What a journal belongs to: equal bindings mean that its records are the block's own.
+
+    Attributes
+    ----------
+    plan : str
+        Digest of the block's keys, segments, taps and batch.
+    start, stop : int
+        Rows of the block.
+    batch : int
+        Samples a forward pass: features are bit-equal only for one batch grid.
+    taps : dict of tap name -> [dtype, *row_shape]
+    """
+
+    plan: str
+    start: int
+    stop: int
+    batch: int
+    taps: dict[str, list[Any]]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"format": FORMAT, **dataclasses.asdict(self)}
+
+
+@dataclass(frozen=True)
+class Spooled:
+    """One micro-batch in the journal.
+
+    Attributes
+    ----------
+    rows : int64 array, shape (n,)
+    holes : dict of row -> reason
+        Rows that were tried and failed; not in `rows`.
+    offsets : dict of tap name -> int
+        Where the tap's [n, ...] values lie in the file.
+    """
+
+    rows: npt.NDArray[np.int64]
+    holes: dict[int, str]
+    offsets: dict[str, int]
+
+
+class Journal:
+    """Append micro-batches to a file, fsynced every few seconds; read them back.
+
+    Parameters
+    ----------
+    sync_every_s
+        Seconds of work that a kill may cost at most.
+    clock
+        Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        binding: Binding,
+        *,
+        sync_every_s: float = 5.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.path = path
+        self.binding = binding
+        self.records: list[Spooled] = []
+        self._sync_every_s = sync_every_s
+        self._clock = clock
+        self._synced_at = clock()
+        self._end = 0
+        self._fd = -1
+
+    @classmethod
+    def create(cls, path: Path, binding: Binding, keys: npt.NDArray[np.uint8], **options: Any) -> Self:
+        """Start an empty journal, replacing what is at `path`."""
+        journal = cls(path, binding, **options)
+        with telling_full(path):
+            journal._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
+        try:
+            journal._write(binding.to_dict(), [np.ascontiguousarray(keys)])
+            journal.sync()
+            sync_folder(path.parent)
+        except BaseException:
+            os.close(journal._fd)
+            raise
+        return journal
+
+    @classmethod
+    def resume(cls, path: Path, binding: Binding, **options: Any) -> Self | None:
+        """Open the journal at `path` if it belongs to `binding`; its torn tail is cut off."""
+        found = read_journal(path)
+        if found is None or found.binding != binding:
+            return None
+        journal = cls(path, binding, **options)
+        journal.records, journal._end = found.records, found.end
+        journal._fd = os.open(path, os.O_RDWR)
+        os.ftruncate(journal._fd, found.end)
+        os.lseek(journal._fd, found.end, os.SEEK_SET)
+        return journal
+
+    def append(
+        self, rows: npt.NDArray[np.int64], values: dict[str, npt.NDArray[Any]], holes: dict[int, str]
+    ) -> None:
+        """Spool one micro-batch: `values` are [n, ...] in storage dtype, C-contiguous."""
+        header = {
+            "rows": rows.tolist(),
+            "holes": {str(row): reason for row, reason in holes.items()},
+            "taps": [[name, value.nbytes] for name, value in values.items()],
+        }
+        start = self._write(header, list(values.values()))
+        offsets = {}
+        for name, value in values.items():
+            offsets[name] = start
+            start += value.nbytes
+        self.records.append(Spooled(rows, holes, offsets))
+        if self._clock() - self._synced_at >= self._sync_every_s:
+            self.sync()
+
+    def sync(self) -> None:
+        """What was appended survives a kill of the machine after this."""
+        with telling_full(self.path):
+            os.fsync(self._fd)
+        self._synced_at = self._clock()
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def values(self, name: str) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[Any]]]:
+        """(rows, values [n, ...]) of one tap, record by record."""
+        return _values(self.path, self.records, name, self.binding.taps[name])
+
+    def _write(self, header: dict[str, Any], payload: list[npt.NDArray[Any]]) -> int:
+        """Append one record; returns where its payload starts. A failed write leaves no torn record."""
+        head = canonical_json(header).encode()
+        views = [memoryview(array.reshape(-1).view(np.uint8).data) for array in payload if array.size]
+        nbytes = sum(view.nbytes for view in views)
+        prefix = _PREFIX.pack(_MAGIC, len(head), nbytes)
+        checksum = zlib.crc32(head, zlib.crc32(prefix))
+        for view in views:
+            checksum = zlib.crc32(view, checksum)
+        total = len(prefix) + len(head) + nbytes + _CHECKSUM.size
+        try:
+            with telling_full(self.path, total):
+                for part in (memoryview(prefix + head), *views, memoryview(_CHECKSUM.pack(checksum))):
+                    write_all(self._fd, part)
+        except OSError:
+            os.ftruncate(self._fd, self._end)
+            os.lseek(self._fd, self._end, os.SEEK_SET)
+            raise
+        payload_start = self._end + len(prefix) + len(head)
+        self._end += total
+        return payload_start
+
+
+@dataclass(frozen=True)
+class FoundJournal:
+    """A journal as it lies on disk: whole records only.
+
+    Attributes
+    ----------
+    keys : uint8 array, shape (stop - start, 16)
+        Keys of the block's rows.
+    end : int
+        Bytes of whole records.
+    """
+
+    path: Path
+    binding: Binding
+    keys: npt.NDArray[np.uint8]
+    records: list[Spooled]
+    end: int
+
+    def read(self, record: Spooled, name: str) -> npt.NDArray[Any]:
+        """Values of one tap in one record, shape (n, ...)."""
+        return next(_values(self.path, [record], name, self.binding.taps[name]))[1]
+
+
+def reuse(path: Path, journal: Journal, block: Block, keys: npt.NDArray[np.uint8]) -> int:
+    """Take over from another plan's journal the leading whole batches of each segment, by key.
+
+    So samples or taps that were added, or taken away, after a kill do not cost what was computed before it. A
+    batch counts only where it stands on the new plan's batch grid and has all taps of the segment.
+
+    Returns
+    -------
+    int
+        Rows taken over.
+    """
+    found = read_journal(path)
+    batch, taps = journal.binding.batch, journal.binding.taps
+    if found is None or found.binding.batch != batch:
+        return 0
+    row_of_key = {key.tobytes(): row for row, key in enumerate(keys, start=block.start)}
+    new_rows = np.array([row_of_key.get(key.tobytes(), -1) for key in found.keys], np.int64)
+    taken = {row for record in journal.records for row in [*record.rows.tolist(), *record.holes]}
+    num_reused = 0
+    for segment in block.segments:
+        if any(found.binding.taps.get(name) != taps[name] for name in segment.taps):
+            continue
+        done = sum(row in taken for row in segment.rows.tolist())
+        for record in found.records:
+            expected = segment.rows[done : done + batch]
+            rows = new_rows[record.rows - found.binding.start]
+            holes = {int(new_rows[r - found.binding.start]): reason for r, reason in record.holes.items()}
+            if not np.array_equal(np.sort([*rows.tolist(), *holes]), expected) or not len(expected):
+                continue
+            if len(rows) and not all(name in record.offsets for name in segment.taps):
+                continue
+            values = {name: found.read(record, name) for name in segment.taps if len(rows)}
+            journal.append(rows, values, holes)
+            done += len(expected)
+            num_reused += len(expected)
+    return num_reused
+
+
+def read_journal(path: Path) -> FoundJournal | None:
+    """Read a journal up to its first torn record; None if not even its head is whole."""
+    try:
+        data = np.memmap(path, np.uint8, mode="r")
+    except (FileNotFoundError, ValueError):  # absent, or empty
+        return None
+    records: list[Spooled] = []
+    end, head = _record(data, 0)
+    if head is None or head[0].pop("format", None) != FORMAT:
+        return None
+    binding, start = head
+    try:
+        bound = Binding(**binding)
+    except TypeError:
+        return None
+    num_rows = bound.stop - bound.start
+    if end - _CHECKSUM.size - start != num_rows * 16:
+        return None
+    keys = np.array(data[start : start + num_rows * 16]).reshape(num_rows, 16)
+    while True:
+        next_end, found = _record(data, end)
+        if found is None:
+            return FoundJournal(path, bound, keys, records, end)
+        header, offset = found
+        offsets = {}
+        for name, nbytes in header["taps"]:
+            offsets[name] = offset
+            offset += nbytes
+        rows = np.array(header["rows"], np.int64)
+        records.append(Spooled(rows, {int(row): why for row, why in header["holes"].items()}, offsets))
+        end = next_end
+
+
+def _record(data: npt.NDArray[np.uint8], start: int) -> tuple[int, tuple[dict[str, Any], int] | None]:
+    """(end, (header, payload offset)) of the record at `start`; (start, None) if it is not whole."""
+    head_start = start + _PREFIX.size
+    if head_start > len(data):
+        return start, None
+    magic, head_nbytes, payload_nbytes = _PREFIX.unpack(data[start:head_start].tobytes())
+    payload_start = head_start + head_nbytes
+    end = payload_start + payload_nbytes + _CHECKSUM.size
+    if magic != _MAGIC or end > len(data):
+        return start, None
+    (expected,) = _CHECKSUM.unpack(data[end - _CHECKSUM.size : end].tobytes())
+    if zlib.crc32(data[start : end - _CHECKSUM.size].data) != expected:
+        return start, None
+    return end, (json.loads(data[head_start:payload_start].tobytes()), payload_start)
+
+
+def _values(
+    path: Path, records: list[Spooled], name: str, layout: list[Any]
+) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[Any]]]:
+    dtype, row_shape = np.dtype(layout[0]), tuple(layout[1:])
+    data = np.memmap(path, np.uint8, mode="r")
+    row_nbytes = int(np.prod(row_shape, dtype=np.int64)) * dtype.itemsize
+    for record in records:
+        if name in record.offsets and len(record.rows):
+            start = record.offsets[name]
+            raw = data[start : start + len(record.rows) * row_nbytes]
+            yield record.rows, np.frombuffer(raw, dtype).reshape(len(record.rows), *row_shape)

@@ -1,0 +1,148 @@
+"""Read features by row from a published store or from a working group.
+
+Rows come in the order asked, in the dtype stored; damage is an error, never other values.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from embedpipe.errors import ShapeError, StoreError
+from embedpipe.spec import BackboneSpec
+from embedpipe.store import ledger, published
+from embedpipe.store.arrays import KEYS_LAYOUT, PART_LAYOUT, ArrayLayout, ArrayReader, layout_of
+from embedpipe.store.group import GROUP, read_info
+from embedpipe.store.holes import Holes
+from embedpipe.store.join import join
+from embedpipe.store.layout import TapState, padded
+from embedpipe.store.ledger import LedgerState
+from embedpipe.store.published import Contents, read_contents
+
+
+class FeatureStore:
+    """Features of one backbone, read-only.
+
+    Attributes
+    ----------
+    path : Path
+    spec : BackboneSpec
+    taps : dict of name -> TapState
+    num_rows : int
+    """
+
+    def __init__(self, path: Path, contents: Contents) -> None:
+        self.path = path
+        self.contents = contents
+        self._readers: dict[str, ArrayReader] = {}
+
+    @classmethod
+    def open(cls, path: Path | str) -> Self:
+        """Open a published store or a working group, as it stands now.
+
+        Raises
+        ------
+        StoreError
+            If `path` is neither, or its store.json, group.json or ledger is damaged.
+        """
+        path = Path(path)
+        return cls(path, read_store(path))
+
+    @property
+    def spec(self) -> BackboneSpec:
+        return self.contents.spec
+
+    @property
+    def num_rows(self) -> int:
+        return self.contents.num_rows
+
+    @property
+    def taps(self) -> dict[str, TapState]:
+        return self.contents.taps
+
+    @cached_property
+    def keys(self) -> npt.NDArray[np.uint8]:
+        """Keys of all rows, shape (num_rows, 16)."""
+        return self._reader(KEYS_LAYOUT).read(0, self.num_rows)
+
+    @cached_property
+    def parts(self) -> npt.NDArray[np.int32]:
+        """Part numbers of all rows, shape (num_rows,)."""
+        return self._reader(PART_LAYOUT).read(0, self.num_rows)
+
+    def tap(self, name: str) -> TapState:
+        """The state of one tap.
+
+        Raises
+        ------
+        StoreError
+            If there is none; lists those there are.
+        """
+        if name not in self.taps:
+            raise StoreError(f"{self.path}: no tap {name!r}; it has {', '.join(self.taps) or 'none'}")
+        return self.taps[name]
+
+    def holes(self, name: str) -> Holes:
+        """Rows of a tap that hold no features, with reasons; among them rows beyond its length."""
+        return padded(self.tap(name), self.num_rows).holes
+
+    def rows_of(
+        self, keys: npt.NDArray[np.uint8], parts: npt.NDArray[np.int32] | None = None
+    ) -> npt.NDArray[np.int64]:
+        """Row of each key, shape (n,); -1 where it is absent. `parts`: by default number 0 of each."""
+        if parts is None:
+            parts = np.zeros(len(keys), np.int32)
+        rows = join(self.keys, self.parts, keys, parts).rows
+        return np.where(rows < self.num_rows, rows, -1)
+
+    def read(self, name: str, rows: slice | npt.ArrayLike) -> npt.NDArray[Any]:
+        """Rows of a tap in stored dtype, shape (n, *row_shape), in the order asked; holes are NaN.
+
+        Parameters
+        ----------
+        rows : slice, or integers below num_rows, repeats allowed
+
+        Raises
+        ------
+        StoreError
+            If a shard is missing or damaged; names the file.
+        ShapeError
+            If a row is outside of the store.
+        """
+        reader = self._reader(layout_of(self.tap(name)), self.tap(name).num_rows)
+        if isinstance(rows, slice):
+            start, stop, step = rows.indices(self.num_rows)
+            if step == 1:
+                return reader.read(start, max(start, stop))
+            rows = np.arange(start, stop, step)
+        wanted = np.asarray(rows, np.int64).reshape(-1)
+        if len(wanted) and (wanted.min() < 0 or wanted.max() >= self.num_rows):
+            bad = int(wanted[(wanted < 0) | (wanted >= self.num_rows)][0])
+            raise ShapeError(f"{self.path}: row {bad}: expected rows 0 to {self.num_rows - 1}")
+        return reader.gather(wanted)
+
+    def _reader(self, layout: ArrayLayout, num_rows: int | None = None) -> ArrayReader:
+        if layout.name not in self._readers:
+            length = self.num_rows if num_rows is None else num_rows
+            self._readers[layout.name] = ArrayReader(self.path, layout, length, self.contents.files)
+        return self._readers[layout.name]
+
+
+def read_store(path: Path) -> Contents:
+    """Contents of a published store or of a working group."""
+    if (path / GROUP).exists():
+        info = read_info(path)
+        entries, _ = ledger.read_ledger(path / ledger.NAME)
+        state = LedgerState().after(entries)
+        return Contents(info.spec, state.num_rows, state.taps, state.files)
+    if not path.is_dir():
+        raise StoreError(f"{path}: expected a feature store, found nothing there; run extract")
+    if not (path / published.NAME).exists():
+        raise StoreError(
+            f"{path}: expected a feature store, found neither {published.NAME} nor {GROUP}; run extract"
+        )
+    return read_contents(path)
