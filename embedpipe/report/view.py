@@ -1,0 +1,418 @@
+"""Turn the comparison into what the page's template shows, task by task.
+
+All decisions are here and in the drawing modules; the template only places what it is given. Whatever
+is missing from the input is left off the page or shown as a dash.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from markupsafe import Markup
+
+from embedpipe.errors import DataError
+from embedpipe.report import headline as drawings
+from embedpipe.report.confusion import Confusion, read_confusion
+from embedpipe.report.curves import LayerPanel, layer_panels, learning_curve, reduction_names
+from embedpipe.report.figures import (
+    DASH,
+    Estimate,
+    Metric,
+    count,
+    estimate,
+    get_metric,
+    k_label,
+    k_order,
+    number,
+    params_text,
+)
+from embedpipe.report.options import ReportOptions
+from embedpipe.report.rows import score
+from embedpipe.report.styles import ROLE_WORDS, Style, backbone_name, role_of, style_for, swatch
+from embedpipe.report.svg import DASHES
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The sentence, what it stands on, and its drawings (None in a report without baselines)."""
+
+    sentence: str
+    basis: str
+    differences: Markup | None
+    differences_title: str
+    arms: Markup | None
+    arms_title: str
+
+
+@dataclass(frozen=True)
+class PairedRow:
+    """One arm against the selected one."""
+
+    arm: str
+    role: str
+    baseline: bool
+    difference: str
+    interval: str
+    tied: bool
+    bar: Markup
+
+
+@dataclass(frozen=True)
+class Paired:
+    """The nearest arms, and how many there are in all."""
+
+    rows: list[PairedRow]
+    num_arms: int
+    num_tied: int
+    num_intervals: int
+    zero: str
+    unit: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """Figures behind a drawing."""
+
+    head: list[str]
+    rows: list[list[str]]
+
+
+@dataclass(frozen=True)
+class TaskView:
+    """Everything the page shows of one task."""
+
+    name: str
+    anchor: str
+    index: int
+    kind: str
+    metric: Metric
+    counts: list[tuple[str, str]]
+    num_classes: str
+    selected: str | None
+    selected_params: str
+    selected_score: str
+    selected_interval: str
+    learning: Markup | None
+    learning_table: Table | None
+    num_shots: int
+    layers: list[LayerPanel]
+    layer_table: Table | None
+    legend: list[tuple[Markup, str, str]]
+    reductions: list[tuple[str, str]]
+    paired: Paired | None
+    confusion: Confusion | None
+    notes: list[str]
+    num_rows: int = 0
+
+
+@dataclass(frozen=True)
+class BackboneView:
+    """One card."""
+
+    name: str
+    role: str
+    role_words: str
+    facts: list[tuple[str, str, bool]]
+    taps: list[tuple[str, str, str, str, str, str]]
+    num_failed: int
+    failed: list[str] = field(default_factory=list)
+
+
+def task_metrics(comparison: Mapping[str, Any]) -> dict[str, Metric]:
+    """The metric each task is selected by.
+
+    Raises
+    ------
+    DataError
+        If the comparison holds no mapping of tasks.
+    """
+    tasks = comparison.get("tasks")
+    if not isinstance(tasks, Mapping):
+        found = "none" if tasks is None else type(tasks).__name__
+        raise DataError(
+            f"comparison.json: expected a mapping 'tasks', found {found}; "
+            "run `embedpipe compare` to write it anew"
+        )
+    return {str(name): get_metric(task.get("metric")) for name, task in tasks.items()}
+
+
+def read_headline(raw: object, styles: Mapping[str, Style]) -> Headline:
+    """The sentence and its drawings; a mapping with a sentence alone is enough.
+
+    Raises
+    ------
+    DataError
+        If there is no sentence.
+    """
+    if not isinstance(raw, Mapping) or not isinstance(raw.get("sentence"), str):
+        raise DataError(
+            "comparison.json: expected 'headline' with a 'sentence', found none; "
+            "run `embedpipe compare` to write it anew"
+        )
+    metric = get_metric(raw.get("metric"))
+    basis = []
+    if raw.get("task") is not None:
+        basis.append(f"Task {raw['task']}")
+    if raw.get("metric") is not None:
+        basis.append(metric.label)
+    if raw.get("k_shot") is not None:
+        plural = "" if raw["k_shot"] == 1 else "s"
+        k_shot = raw["k_shot"]
+        basis.append("all labels" if k_shot == "all" else f"{k_label(k_shot)} label{plural} a class")
+    for key, singular, plural in (
+        ("draws", "draw", "draws"),
+        ("num_samples", "validation sample", "validation samples"),
+        ("num_classes", "class", "classes"),
+    ):
+        known = number(raw.get(key))
+        if known is not None:
+            basis.append(f"{count(known)} {singular if known == 1 else plural}")
+    unit = "points of " if metric.percent else ""
+    return Headline(
+        sentence=raw["sentence"],
+        basis=" · ".join(basis),
+        differences=drawings.differences(raw.get("differences") or [], metric),
+        differences_title=(
+            f"Difference in {metric.label}, less is better"
+            if metric.lower_is_better
+            else f"How far ahead, in {unit}{metric.label}"
+        ),
+        arms=drawings.arms(raw.get("arms") or [], metric, styles),
+        arms_title=metric.label[:1].upper() + metric.label[1:],
+    )
+
+
+def read_task(
+    name: str,
+    index: int,
+    raw: Mapping[str, Any],
+    leaderboard: Rows,
+    styles: Mapping[str, Style],
+    options: ReportOptions,
+    *,
+    few_shot: object = None,
+) -> TaskView:
+    """Everything about one task.
+
+    Parameters
+    ----------
+    leaderboard
+        The rows of this task alone.
+    few_shot
+        The number of labels a class that the headline speaks of.
+    """
+    metric = get_metric(raw.get("metric"))
+    curves: Rows = raw.get("learning_curves") or []
+    layers: Rows = raw.get("layer_curves") or []
+    named = sorted(
+        {
+            (style_for(styles, row.get("backbone")).shape, backbone_name(row.get("backbone")))
+            for row in [*curves, *layers]
+        }
+    )
+    selected = None if raw.get("selected") is None else str(raw["selected"])
+    chosen = _selected_score(selected, leaderboard, metric)
+    num = raw.get("num") or {}
+    classes = raw.get("classes") or []
+    return TaskView(
+        name=name,
+        anchor=f"task-{index + 1}",
+        index=index,
+        kind=str(raw.get("kind") or DASH),
+        metric=metric,
+        counts=[(part, count(num.get(part))) for part in ("train", "val", "test", "excluded", "missing")],
+        num_classes=count(len(classes)) if classes else "",
+        selected=selected,
+        selected_params=params_text(raw.get("selected_params")),
+        selected_score=metric.text(chosen.value),
+        selected_interval=metric.interval(chosen),
+        learning=learning_curve(curves, metric, styles),
+        learning_table=_learning_table(curves, metric),
+        num_shots=len({row.get("k_shot") for row in curves}),
+        layers=layer_panels(layers, metric, styles, few=few_shot),
+        layer_table=_layer_table(layers, metric),
+        legend=[
+            (swatch(style_for(styles, label)), label, ROLE_WORDS[style_for(styles, label).role])
+            for _, label in named
+        ],
+        reductions=[(DASHES[i % len(DASHES)], label) for i, label in enumerate(reduction_names(layers))],
+        paired=_paired(raw.get("paired") or [], selected, leaderboard, metric, options.paired),
+        confusion=read_confusion(raw.get("confusion"), max_classes=options.confusion_classes),
+        notes=[str(note) for note in raw.get("notes") or []],
+        num_rows=len(leaderboard),
+    )
+
+
+def read_card(name: str, raw: Mapping[str, Any]) -> BackboneView:
+    """One backbone's card, whatever of it is known."""
+    spec = raw.get("spec")
+    spec = spec if isinstance(spec, Mapping) else {}
+    facts: list[tuple[str, str, bool]] = []
+    for label, value, mono in (
+        ("model", raw.get("model"), True),
+        ("weights", raw.get("weights"), True),
+        ("weights digest", spec.get("weights_digest"), True),
+        ("preprocessing", _steps(spec.get("preprocessing")), False),
+        ("precision", spec.get("precision"), False),
+        ("decoder", spec.get("decoder"), False),
+        ("device", spec.get("device_kind"), False),
+    ):
+        facts.append((label, DASH if value is None else str(value), mono))
+    taps = []
+    for tap, facts_of in (raw.get("taps") or {}).items():
+        known = facts_of if isinstance(facts_of, Mapping) else {}
+        depth = number(known.get("depth"))
+        shape = known.get("shape")
+        words = " × ".join(str(size) for size in shape) if isinstance(shape, (list, tuple)) else _text(shape)
+        taps.append(
+            (
+                str(tap),
+                _text(known.get("node")),
+                _text(known.get("reduction")),
+                words,
+                _text(known.get("dtype")),
+                DASH if depth is None else f"{depth:.2f}",
+            )
+        )
+    failed = [_failed(item) for item in raw.get("failed") or []]
+    role = role_of(raw.get("role"))
+    return BackboneView(
+        name=str(raw.get("name") or name),
+        role=role,
+        role_words=ROLE_WORDS[role],
+        facts=facts,
+        taps=taps,
+        num_failed=len(failed),
+        failed=failed[:20],
+    )
+
+
+def _selected_score(selected: str | None, leaderboard: Rows, metric: Metric) -> Estimate:
+    """The selected arm's score with all labels, or with as many as it was selected at."""
+    rows = [row for row in leaderboard if selected is not None and str(row.get("arm")) == selected]
+    if not rows:
+        return estimate(None)
+    best = max(rows, key=lambda row: (bool(row.get("selected")), k_order(row.get("k_shot"))))
+    return score(best, "val", metric)
+
+
+def _paired(raw: Rows, selected: str | None, leaderboard: Rows, metric: Metric, limit: int) -> Paired | None:
+    by_arm = {str(row.get("arm")): row for row in leaderboard}
+    others = [(str(row.get("arm")), estimate(row)) for row in raw if str(row.get("arm")) != selected]
+    known = [(arm, item) for arm, item in others if item.value is not None]
+    if not known:
+        return None
+    sign = 1 if metric.lower_is_better else -1
+    known.sort(key=lambda pair: (sign * (pair[1].value or 0.0), pair[0]))
+    arms = [pair for pair in known if not by_arm.get(pair[0], {}).get("baseline")][:limit]
+    shown = arms + [pair for pair in known if by_arm.get(pair[0], {}).get("baseline")][:limit]
+    # baselines lie far off: the bars are scaled to the others, and cut where they leave the cell
+    numbers = [x for _, item in arms or shown for x in item.numbers()] + [0.0]
+    low, high = min(numbers), max(numbers)
+    margin = (high - low) * 0.06 or 0.05
+    low, high = low - margin, high + margin
+
+    def place(value: float) -> float:
+        return min(max((value - low) / (high - low), 0.0), 1.0) * 100
+
+    rows = []
+    for arm, item in shown:
+        start, end, at = (place(x or 0.0) for x in (item.low, item.high, item.value))
+        if not item.has_interval:
+            start = end = at
+        outside = not low <= (item.value or 0.0) <= high
+        drawn = Markup(
+            '<i class="bar{}"><i style="left:{:.1f}%;width:{:.1f}%"></i><b style="left:{:.1f}%"></b></i>'
+        )
+        row = by_arm.get(arm, {})
+        rows.append(
+            PairedRow(
+                arm=arm,
+                role=role_of(row.get("role")),
+                baseline=bool(row.get("baseline")),
+                difference=metric.difference(item.value),
+                interval=metric.difference_interval(item),
+                tied=_tied(item),
+                bar=drawn.format(" cut" if outside else "", start, end - start, at),
+            )
+        )
+    return Paired(
+        rows=rows,
+        num_arms=len(known),
+        num_tied=sum(_tied(item) for _, item in known),
+        num_intervals=sum(item.has_interval for _, item in known),
+        zero=f"{place(0.0):.1f}",
+        unit=metric.difference_unit,
+    )
+
+
+def _tied(item: Estimate) -> bool:
+    return item.low is not None and item.high is not None and item.low <= 0 <= item.high
+
+
+def _learning_table(raw: Rows, metric: Metric) -> Table | None:
+    if not raw:
+        return None
+    shots = sorted({row.get("k_shot") for row in raw}, key=k_order)
+    cells = {
+        (backbone_name(row.get("backbone")), row.get("k_shot")): metric.with_interval(estimate(row))
+        for row in raw
+    }
+    names = dict.fromkeys(name for name, _ in cells)
+    return Table(
+        head=["labels a class", *map(k_label, shots)],
+        rows=[[name, *(cells.get((name, k_shot), DASH) for k_shot in shots)] for name in names],
+    )
+
+
+def _layer_table(raw: Rows, metric: Metric) -> Table | None:
+    if not raw:
+        return None
+    shots = sorted({row.get("k_shot") for row in raw}, key=k_order)
+    rows: dict[tuple[str, str], dict[object, Mapping[str, Any]]] = {}
+    for row in raw:
+        rows.setdefault((backbone_name(row.get("backbone")), str(row.get("tap"))), {})[row.get("k_shot")] = (
+            row
+        )
+    body = []
+    for (name, tap), cells in rows.items():
+        depth = number(next(iter(cells.values())).get("depth"))
+        scores = [metric.with_interval(estimate(cells.get(k_shot))) for k_shot in shots]
+        body.append([name, tap, DASH if depth is None else f"{depth:.2f}", *scores])
+    return Table(head=["backbone", "tap", "depth", *map(k_label, shots)], rows=body)
+
+
+def _steps(raw: object) -> object:
+    """Preprocessing as words: canonical JSON of one step or several, or whatever else as it stands."""
+    if not isinstance(raw, str):
+        return raw
+    try:
+        parsed = json.loads(raw)
+    except ValueError:
+        return raw
+    steps = parsed if isinstance(parsed, list) else [parsed]
+    if not all(isinstance(step, Mapping) for step in steps):
+        return raw
+    return (
+        " → ".join(", ".join(f"{key} {_inline(value)}" for key, value in step.items()) for step in steps)
+        or raw
+    )
+
+
+def _inline(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _failed(item: object) -> str:
+    if isinstance(item, Mapping):
+        return ": ".join(str(value) for value in item.values())
+    return ": ".join(map(str, item)) if isinstance(item, (list, tuple)) else str(item)
+
+
+def _text(value: object) -> str:
+    return DASH if value is None else str(value)
