@@ -6,6 +6,7 @@ line, fsync; the intent away. Once the intent stands, recovery finishes the comm
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from dataclasses import dataclass
@@ -18,16 +19,16 @@ from embedpipe.store import journal, ledger
 from embedpipe.store.disk import (
     FileRecord,
     make_folder,
-    move_into_place,
     record_of_bytes,
     record_of_file,
     remove_tree,
     replace_file,
     sync_folder,
+    sync_folders,
     telling_full,
     write_file,
 )
-from embedpipe.store.ledger import Entry
+from embedpipe.store.ledger import Entry, LedgerState
 
 JOURNAL = "journal"
 TEMPORARY = "tmp"
@@ -77,8 +78,9 @@ class Transaction:
         _finish(self.root, body)
 
     def abandon(self) -> None:
-        """Drop the temporaries."""
-        remove_tree(self._folder)
+        """Drop the temporaries, unless an intent stands that needs them."""
+        if not (self.root / JOURNAL / INTENT).exists():
+            remove_tree(self._folder)
 
 
 @dataclass(frozen=True)
@@ -162,30 +164,50 @@ def read_intent(root: Path) -> dict[str, Any] | None:
     return body
 
 
+def read_state(root: Path) -> LedgerState:
+    """What is committed, readable also between a kill and the recovery.
+
+    An interrupted commit may have renamed some files already: they hold all that the old ones held, and stand
+    here with their own records.
+
+    Raises
+    ------
+    StoreError
+        If the ledger or the intent is damaged.
+    """
+    entries, _ = ledger.read_ledger(root / ledger.NAME)
+    state = LedgerState().after(entries)
+    body = read_intent(root)
+    if body is None:
+        return state
+    files = dict(state.files)
+    for path, record in Entry.from_dict(body["entry"]).files.items():
+        if (root / path).exists() and record_of_file(root / path) == record:
+            files[path] = record
+    return dataclasses.replace(state, files=files)
+
+
 def _finish(root: Path, body: dict[str, Any]) -> None:
     """Everything after the intent. May run again from any point at which it was cut off."""
     entry = Entry.from_dict(body["entry"])
-    moves = []
     for temporary_name, path in body["moves"]:
-        temporary = root / JOURNAL / TEMPORARY / temporary_name
+        temporary, final = root / JOURNAL / TEMPORARY / temporary_name, root / path
         if temporary.exists():
-            moves.append((temporary, root / path))
-        elif not (root / path).exists() or record_of_file(root / path) != entry.files[path]:
+            make_folder(final.parent)
+            with telling_full(final):
+                os.replace(temporary, final)
+        elif not final.exists() or record_of_file(final) != entry.files[path]:
             raise StoreError(
-                f"{root / path}: expected the file of an interrupted commit, here or as {temporary.name} "
-                "among the temporaries, found neither; run `embedpipe verify` to see what is left"
+                f"{final}: expected the file of an interrupted commit, here or as {temporary.name} among the "
+                "temporaries, found neither; run `embedpipe verify` to see what is left"
             )
-    move_into_place(root, moves)
-    # names moved before a kill may not have reached the disk: every folder again, it is cheap
-    if len(moves) < len(body["moves"]):
-        move_into_place(root, [])
-        for path in body["moves"]:
-            sync_folder((root / path[1]).parent)
-    path = root / ledger.NAME
-    entries, nbytes = ledger.read_ledger(path)
-    ledger.cut_torn_line(path, nbytes)
+    # all of them: names that an interrupted run moved may not have reached the disk
+    sync_folders(root, [root / path for _, path in body["moves"]])
+    lines = root / ledger.NAME
+    entries, nbytes = ledger.read_ledger(lines)
+    ledger.cut_torn_line(lines, nbytes)
     if len(entries) == entry.sequence:
-        ledger.append_entry(path, entry)
+        ledger.append_entry(lines, entry)
         sync_folder(root)
     if body["remove"] is not None:
         (root / JOURNAL / body["remove"]).unlink(missing_ok=True)

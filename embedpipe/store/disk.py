@@ -148,14 +148,9 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
 
 
-def move_into_place(root: Path, moves: Iterable[tuple[Path, Path]]) -> None:
-    """Rename every (temporary, final) under `root`, then fsync the folders that changed."""
-    folders: set[Path] = set()
-    for temporary, final in moves:
-        make_folder(final.parent)
-        with telling_full(final):
-            os.replace(temporary, final)
-        folders.update(parent for parent in final.parents if parent.is_relative_to(root))
+def sync_folders(root: Path, paths: Iterable[Path]) -> None:
+    """fsync every folder between `root` and the files that were renamed into place, deepest first."""
+    folders = {parent for path in paths for parent in path.parents if parent.is_relative_to(root)}
     for folder in sorted(folders, key=lambda p: len(p.parts), reverse=True):
         sync_folder(folder)
 

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from embedpipe.errors import SpecMismatch, StoreError
 from embedpipe.spec import FORMAT_VERSION, BackboneSpec, FieldDifference, TapSpec, canonical_json
-from embedpipe.store import commit, ledger
+from embedpipe.store import commit
 from embedpipe.store.arrays import KEYS_LAYOUT, PART_LAYOUT, ArrayLayout, ArrayReader
 from embedpipe.store.commit import Recovery, Transaction
 from embedpipe.store.disk import make_folder, replace_file
@@ -169,9 +169,8 @@ class Group:
         return self._table(PART_LAYOUT, 0, self.num_rows)
 
     def reload(self) -> None:
-        """Read the ledger again."""
-        entries, _ = ledger.read_ledger(self.path / ledger.NAME)
-        self._state = LedgerState().after(entries)
+        """Read again what is committed."""
+        self._state = commit.read_state(self.path)
 
     @contextmanager
     def lock(

@@ -14,13 +14,13 @@ import numpy.typing as npt
 
 from embedpipe.errors import ShapeError, StoreError
 from embedpipe.spec import BackboneSpec
-from embedpipe.store import ledger, published
+from embedpipe.store import published
 from embedpipe.store.arrays import KEYS_LAYOUT, PART_LAYOUT, ArrayLayout, ArrayReader, layout_of
+from embedpipe.store.commit import read_state
 from embedpipe.store.group import GROUP, read_info
 from embedpipe.store.holes import Holes
 from embedpipe.store.join import join
 from embedpipe.store.layout import TapState, padded
-from embedpipe.store.ledger import LedgerState
 from embedpipe.store.published import Contents, read_contents
 
 
@@ -136,8 +136,7 @@ def read_store(path: Path) -> Contents:
     """Contents of a published store or of a working group."""
     if (path / GROUP).exists():
         info = read_info(path)
-        entries, _ = ledger.read_ledger(path / ledger.NAME)
-        state = LedgerState().after(entries)
+        state = read_state(path)
         return Contents(info.spec, state.num_rows, state.taps, state.files)
     if not path.is_dir():
         raise StoreError(f"{path}: expected a feature store, found nothing there; run extract")

@@ -152,7 +152,7 @@ class BlockWriter:
         Parameters
         ----------
         rows : int64 array, shape (n,)
-            Rows that have values.
+            Rows that have values, ascending.
         values : dict of tap name -> float array, shape (n, ...)
             Exactly the taps of the segment; cast to the storage dtype here.
         holes : dict of row -> reason
@@ -209,8 +209,8 @@ class BlockWriter:
                 f"{len(open_rows)} are missing, the first is {int(open_rows[0]) + self.block.start}"
             )
         state = self._group.state
+        transaction = Transaction(self._group.path)
         try:
-            transaction = Transaction(self._group.path)
             entry = self._write(transaction, state, journal)
             if transaction.files or state.after([entry]).taps != state.taps:
                 transaction.commit(entry, remove=journal.path)
@@ -218,8 +218,10 @@ class BlockWriter:
             else:  # rows that failed before failed again
                 transaction.abandon()
                 journal.path.unlink()
-        except BaseException:
+        except BaseException as error:
             self._group.interrupted()
+            if isinstance(error, Exception):
+                transaction.abandon()
             raise
         journal.close()
         self._journal = None
@@ -230,9 +232,10 @@ class BlockWriter:
         offsets = every - self.block.start
         inside = (offsets >= 0) & (offsets < len(self._segment_of))
         of = np.unique(self._segment_of[offsets[inside]])
-        if not inside.all() or len(of) != 1 or of[0] < 0 or len(np.unique(every)) != len(every):
+        ascending = bool((np.diff(rows) > 0).all()) and len(np.unique(every)) == len(every)
+        if not inside.all() or len(of) != 1 or of[0] < 0 or not ascending:
             raise ShapeError(
-                f"rows {every[:3].tolist()}...: expected distinct rows of one segment of block "
+                f"rows {every[:3].tolist()}...: expected ascending rows of one segment of block "
                 f"{self.block.index} (rows {self.block.start} to {self.block.stop})"
             )
         if self._is_spooled[offsets].any():
