@@ -50,7 +50,8 @@ class Training:
     def onehot_NK(self) -> np.ndarray:
         """Float64 one-hot targets."""
         assert self.classes is not None
-        return np.eye(len(self.classes))[self.y]
+        onehot_NK: np.ndarray = np.eye(len(self.classes))[self.y]
+        return onehot_NK
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class Head(BaseEstimator):  # type: ignore[misc]
         y_val: Any = None,
     ) -> list[Self]:
         """Fit one head per candidate on the same rows; see `embedpipe.heads.registry.fit_grid`."""
-        heads = [cls(**candidate) for candidate in candidates]
+        heads = [cls._from_candidate(candidate) for candidate in candidates]
         if not heads:
             return []
         for head in heads:
@@ -116,6 +117,10 @@ class Head(BaseEstimator):  # type: ignore[misc]
                     setattr(head, name, getattr(heads[0], name))
         cls._fit_many(heads, training)
         return heads
+
+    @classmethod
+    def _from_candidate(cls, candidate: Mapping[str, Any]) -> Self:
+        return cls(**candidate)
 
     @classmethod
     def _fit_many(cls, heads: Sequence[Self], training: Training) -> None:
@@ -146,6 +151,11 @@ class Head(BaseEstimator):  # type: ignore[misc]
             raise HeadNotFitted(
                 f"{name} is not fitted yet: call fit before predict, or load a saved head"
             ) from error
+        return self._check_rows(X)
+
+    def _check_rows(self, X: Any) -> np.ndarray:
+        """Rows in the form that `fit` saw, whether or not the fit is finished."""
+        name = type(self).__name__
         _refuse_maps(X, name)
         try:
             X_ND: np.ndarray = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
@@ -199,14 +209,14 @@ class ClassifierHead(ClassifierMixin, Head):  # type: ignore[misc]
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Probabilities, float64, shape (N, K); rows sum to 1."""
-        return softmax(self._inverse_temperature() * self._scores(self._check_predict(X)))
+        return self._probabilities(self._scores(self._check_predict(X)))
 
     def _scores(self, X_ND: np.ndarray) -> np.ndarray:
         """Scores of checked rows, float64, shape (N, K)."""
         raise NotImplementedError
 
-    def _inverse_temperature(self) -> float:
-        return 1.0
+    def _probabilities(self, scores_NK: np.ndarray) -> np.ndarray:
+        return softmax(scores_NK)
 
     def _training(self, X: Any, y: Any, X_val: Any = None, y_val: Any = None) -> Training:
         X_ND, labels = self._check_fit(X, y, numeric=False)
@@ -257,9 +267,7 @@ class RegressorHead(RegressorMixin, Head):  # type: ignore[misc]
             )
         if X_val is None or y_val is None:
             return Training(X_ND, values)
-        _refuse_maps(X_val, type(self).__name__)
-        rows = validate_data(self, X_val, dtype=[np.float64, np.float32], reset=False)
-        return Training(X_ND, values, None, rows, np.asarray(y_val, dtype=np.float64))
+        return Training(X_ND, values, None, self._check_rows(X_val), np.asarray(y_val, dtype=np.float64))
 
 
 def softmax(scores_NK: np.ndarray) -> np.ndarray:

@@ -8,8 +8,8 @@ from typing import Self
 import numpy as np
 
 from embedpipe.errors import ConfigError
-from embedpipe.heads.base import ClassifierHead, Training, grouped
-from embedpipe.heads.linear import Scaling
+from embedpipe.heads.base import ClassifierHead, Training, grouped, softmax
+from embedpipe.heads.linear import Scaling, unit_rows
 from embedpipe.heads.temperature import fit_inverse_temperature
 
 # N rows, D features, K classes
@@ -55,12 +55,11 @@ class CentroidHead(ClassifierHead):
         onehot_NK = training.onehot_NK
         counts_K = onehot_NK.sum(axis=0)
         for group in grouped(heads, "standardise"):
-            scaling = Scaling.of(training.X_ND, standardise=group[0].standardise)
-            if not group[0].standardise:
-                scaling = Scaling(np.zeros_like(scaling.mean_D), scaling.scale_D)
+            standardise = group[0].standardise
+            scaling = Scaling.of(training.X_ND, standardise=standardise, centre=standardise)
             scaled_ND = scaling.apply(training.X_ND)
             for head in group:
-                head.mean_, head.scale_ = scaling.mean_D, scaling.scale_D
+                head.mean_, head.scale_ = scaling.mean, scaling.scale
                 rows_ND = head._rows(scaled_ND)
                 sums_KD = onehot_NK.T @ rows_ND
                 head.centroids_ = head._rows(sums_KD / counts_K[:, None])
@@ -88,8 +87,9 @@ class CentroidHead(ClassifierHead):
         if self.metric == "cosine":
             return inner_NK
         squares_N1 = np.square(rows_ND).sum(axis=1)[:, None]
-        distance_NK = squares_N1 - 2.0 * inner_NK + np.square(self.centroids_).sum(axis=1)
-        return -np.maximum(distance_NK, 0.0) / self.spread_
+        distance_NK: np.ndarray = squares_N1 - 2.0 * inner_NK + np.square(self.centroids_).sum(axis=1)
+        nearness_NK: np.ndarray = -np.maximum(distance_NK, 0.0) / self.spread_
+        return nearness_NK
 
     def _temperature(
         self,
@@ -117,12 +117,5 @@ class CentroidHead(ClassifierHead):
     def _scores(self, X_ND: np.ndarray) -> np.ndarray:
         return self._compare(self._rows(Scaling(self.mean_, self.scale_).apply(X_ND)))
 
-    def _inverse_temperature(self) -> float:
-        return self.inverse_temperature_
-
-
-def unit_rows(X_ND: np.ndarray) -> np.ndarray:
-    """Rows of unit Euclidean length; a row of zeros stays zero."""
-    norms_N1 = np.sqrt(np.einsum("nd,nd->n", X_ND, X_ND))[:, None]
-    unit: np.ndarray = X_ND / np.where(norms_N1 > 0, norms_N1, 1.0)
-    return unit
+    def _probabilities(self, scores_NK: np.ndarray) -> np.ndarray:
+        return softmax(self.inverse_temperature_ * scores_NK)

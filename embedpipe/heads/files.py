@@ -103,7 +103,8 @@ def _read_card(folder: Path) -> dict[str, Any]:
         raise WeightsError(f"{folder / CARD}: not the card of a saved head; train the head again")
     if card["format_version"] != FORMAT_VERSION:
         raise WeightsError(
-            f"{folder / CARD}: expected head format {FORMAT_VERSION}, found {card['format_version']}; train it again"
+            f"{folder / CARD}: expected head format {FORMAT_VERSION}, found {card['format_version']}; "
+            "train the head again"
         )
     return card
 
@@ -117,7 +118,8 @@ def _read(folder: Path, name: str, wanted: str) -> bytes:
         ) from error
     if _digest(data) != wanted:
         raise WeightsError(
-            f"{folder / name}: damaged: expected blake2b {wanted}, found {_digest(data)}; train the head again"
+            f"{folder / name}: damaged: expected blake2b {wanted}, found {_digest(data)}; "
+            "train the head again"
         )
     return data
 

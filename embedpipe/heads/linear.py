@@ -20,34 +20,34 @@ class Scaling:
 
     Attributes
     ----------
-    mean_D, scale_D : float64 arrays, shape (D,)
-        `scale_D` is 1 where a column is constant.
+    mean, scale : float64 arrays, shape (D,)
+        `scale` is 1 where a column is constant.
     """
 
-    mean_D: np.ndarray
-    scale_D: np.ndarray
+    mean: np.ndarray
+    scale: np.ndarray
 
     @classmethod
-    def of(cls, X_ND: np.ndarray, *, standardise: bool) -> Scaling:
-        """Mean and, if `standardise`, standard deviation of each column, in float64."""
-        mean_D = X_ND.mean(axis=0, dtype=np.float64)
+    def of(cls, X_ND: np.ndarray, *, standardise: bool, centre: bool = True) -> Scaling:
+        """Mean (if `centre`) and standard deviation (if `standardise`) of each column, in float64."""
+        mean = X_ND.mean(axis=0, dtype=np.float64) if centre else np.zeros(X_ND.shape[1])
         if not standardise:
-            return cls(mean_D, np.ones_like(mean_D))
-        std_D = np.sqrt(np.square(X_ND.astype(np.float64) - mean_D).mean(axis=0))
+            return cls(mean, np.ones_like(mean))
+        std_D = np.sqrt(np.square(X_ND.astype(np.float64) - mean).mean(axis=0))
         # rounding leaves a constant column with a spread of a few ulps of its mean
-        constant = std_D <= 10 * np.finfo(np.float64).eps * np.abs(mean_D)
-        return cls(mean_D, np.where(constant, 1.0, std_D))
+        constant = std_D <= 10 * np.finfo(np.float64).eps * np.abs(mean)
+        return cls(mean, np.where(constant, 1.0, std_D))
 
     def apply(self, X_ND: np.ndarray) -> np.ndarray:
         """Scaled rows, float64."""
-        scaled: np.ndarray = X_ND.astype(np.float64) - self.mean_D
-        scaled /= self.scale_D
+        scaled: np.ndarray = X_ND.astype(np.float64) - self.mean
+        scaled /= self.scale
         return scaled
 
     def fold(self, weights_DK: np.ndarray, intercept_K: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Weights (K, D) and intercept (K,) over raw features, equal to the given ones over scaled ones."""
-        coef_KD = np.ascontiguousarray((weights_DK / self.scale_D[:, None]).T)
-        return coef_KD, intercept_K - coef_KD @ self.mean_D
+        coef_KD = np.ascontiguousarray((weights_DK / self.scale[:, None]).T)
+        return coef_KD, intercept_K - coef_KD @ self.mean
 
 
 @dataclass(frozen=True)
@@ -61,15 +61,15 @@ class RowSpace:
     ----------
     Z_NR : float64 array, shape (N, R)
         Coordinates: centred columns, orthogonal to each other.
-    basis_DR : float64 array, shape (D, R)
+    basis : float64 array, shape (D, R)
         Orthonormal columns; ``Z = X @ basis``.
-    eigenvalues_R : float64 array, shape (R,)
+    eigenvalues : float64 array, shape (R,)
         Squared norms of the columns of Z.
     """
 
     Z_NR: np.ndarray
-    basis_DR: np.ndarray
-    eigenvalues_R: np.ndarray
+    basis: np.ndarray
+    eigenvalues: np.ndarray
 
     @classmethod
     def of(cls, X_ND: np.ndarray) -> RowSpace:
@@ -80,6 +80,13 @@ class RowSpace:
             return cls(left_NR * singular_R, np.ascontiguousarray(right_RD.T), singular_R**2)
         eigenvalues_D, basis_DD = np.linalg.eigh(X_ND.T @ X_ND)
         return cls(X_ND @ basis_DD, basis_DD, np.maximum(eigenvalues_D, 0.0))
+
+
+def unit_rows(X_ND: np.ndarray) -> np.ndarray:
+    """Rows of unit Euclidean length; a row of zeros stays zero."""
+    norms_N1 = np.sqrt(np.einsum("nd,nd->n", X_ND, X_ND))[:, None]
+    unit: np.ndarray = X_ND / np.where(norms_N1 > 0, norms_N1, 1.0)
+    return unit
 
 
 class LinearClassifierHead(ClassifierHead):

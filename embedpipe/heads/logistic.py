@@ -1,17 +1,16 @@
-"""Multinomial logistic regression: a whole grid of strengths in one pass over the features."""
+"""Multinomial logistic regression: a whole grid of strengths in one pass over the features.
+
+Knows nothing of the optimiser, nor of files.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Self
-
 import numpy as np
 
-from embedpipe.heads.base import Training, grouped
-from embedpipe.heads.linear import LinearClassifierHead, RowSpace, Scaling
-from embedpipe.heads.solver import minimise
+from embedpipe.heads.path import LinearPathHead
+from embedpipe.heads.solver import Loss
 
-# N rows, D features, G strengths, K classes
+# N rows, G strengths, K classes
 
 
 class SoftmaxLoss:
@@ -22,8 +21,9 @@ class SoftmaxLoss:
         self.onehot_N1K = np.eye(num_classes)[codes][:, None, :]
 
     def start(self) -> np.ndarray:
-        log_prior_K: np.ndarray = np.log(self.onehot_N1K.mean(axis=(0, 1)))
-        return log_prior_K - log_prior_K.mean()
+        log_prior_K = np.log(self.onehot_N1K.mean(axis=(0, 1)))
+        centred_K: np.ndarray = log_prior_K - log_prior_K.mean()
+        return centred_K
 
     def evaluate(self, scores_NGK: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         scores_NGK -= scores_NGK.max(axis=-1, keepdims=True)
@@ -50,12 +50,12 @@ class BinaryLoss:
         return np.array([np.log(share / (1.0 - share))])
 
     def evaluate(self, scores_NGK: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        value_G = (np.logaddexp(0.0, scores_NGK) - self.y_N11 * scores_NGK).sum(axis=(0, 2))
+        value_G: np.ndarray = (np.logaddexp(0.0, scores_NGK) - self.y_N11 * scores_NGK).sum(axis=(0, 2))
         p_NGK = 0.5 * (1.0 + np.tanh(0.5 * scores_NGK))
         return value_G, p_NGK - self.y_N11, p_NGK * (1.0 - p_NGK)
 
 
-class LogisticHead(LinearClassifierHead):
+class LogisticHead(LinearPathHead):
     """Logistic regression with an L2 penalty, to scikit-learn's objective.
 
     Minimises ``C * sum(cross-entropy) + ||W||^2 / 2`` with the intercept unpenalised: the softmax of K
@@ -82,33 +82,7 @@ class LogisticHead(LinearClassifierHead):
     """
 
     family = "logistic"
-    learned_values = ("n_iter_", "objective_")
-    n_iter_: int
-    objective_: float
 
-    def __init__(
-        self, C: float = 1.0, *, standardise: bool = True, tol: float = 1e-7, max_iter: int = 3000
-    ) -> None:
-        self.C = C
-        self.standardise = standardise
-        self.tol = tol
-        self.max_iter = max_iter
-
-    @classmethod
-    def _fit_many(cls, heads: Sequence[Self], training: Training) -> None:
-        for group in grouped(heads, "standardise", "tol", "max_iter"):
-            first = group[0]
-            scaling = Scaling.of(training.X_ND, standardise=first.standardise)
-            space = RowSpace.of(scaling.apply(training.X_ND))
-            assert training.classes is not None
-            num_classes = len(training.classes)
-            loss = BinaryLoss(training.y) if num_classes == 2 else SoftmaxLoss(training.y, num_classes)
-            strengths_G = np.array([head.C for head in group], dtype=np.float64)
-            found = minimise(space.Z_NR, loss, strengths_G, tol=first.tol, max_steps=first.max_iter)
-            for g, head in enumerate(group):
-                head.coef_, head.intercept_ = scaling.fold(
-                    space.basis_DR @ found.weights_GRK[g], found.intercept_GK[g]
-                )
-                head.converged_ = bool(found.converged_G[g])
-                head.n_iter_ = int(found.num_steps_G[g])
-                head.objective_ = float(found.objective_G[g])
+    @staticmethod
+    def _loss(codes: np.ndarray, num_classes: int) -> Loss:
+        return BinaryLoss(codes) if num_classes == 2 else SoftmaxLoss(codes, num_classes)

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from embedpipe.heads.base import Training, grouped
+from embedpipe.heads.base import Training, grouped, softmax
 from embedpipe.heads.linear import LinearClassifierHead, LinearRegressorHead, RowSpace, Scaling
 from embedpipe.heads.temperature import fit_inverse_temperature
 
@@ -46,8 +46,8 @@ class RidgePath:
 
     def weights(self, alpha: float) -> tuple[np.ndarray, np.ndarray]:
         """Weights (K, D) and intercept (K,) over raw features."""
-        rotated_RK = self.projected_RK / (self.space.eigenvalues_R + alpha)[:, None]
-        return self.scaling.fold(self.space.basis_DR @ rotated_RK, self.mean_K)
+        rotated_RK = self.projected_RK / (self.space.eigenvalues + alpha)[:, None]
+        return self.scaling.fold(self.space.basis @ rotated_RK, self.mean_K)
 
     def loo_scores(self, alpha: float) -> np.ndarray:
         """What each row is predicted to be by a fit on all other rows, shape (N, K).
@@ -55,7 +55,7 @@ class RidgePath:
         Exact, for the scaling of columns as learned on all rows. A row that alone decides its own
         prediction (leverage 1, which alpha > 0 excludes save for rounding) keeps its fitted value.
         """
-        Z_NR, shrunk_R = self.space.Z_NR, 1.0 / (self.space.eigenvalues_R + alpha)
+        Z_NR, shrunk_R = self.space.Z_NR, 1.0 / (self.space.eigenvalues + alpha)
         fitted_NK = Z_NR @ (self.projected_RK * shrunk_R[:, None]) + self.mean_K
         leverage_N = 1.0 / len(Z_NR) + np.square(Z_NR) @ shrunk_R
         left_N = np.maximum(1.0 - leverage_N, 1e-12)
@@ -97,8 +97,8 @@ class RidgeClassifierHead(LinearClassifierHead):
                 head.inverse_temperature_ = fit_inverse_temperature(path.loo_scores(head.alpha), training.y)
                 head.converged_ = True
 
-    def _inverse_temperature(self) -> float:
-        return self.inverse_temperature_
+    def _probabilities(self, scores_NK: np.ndarray) -> np.ndarray:
+        return softmax(self.inverse_temperature_ * scores_NK)
 
     def loo_scores(self, X: Any, y: Any) -> np.ndarray:
         """Leave-one-out scores of rows X with classes y under this head's alpha, shape (N, K)."""

@@ -41,21 +41,21 @@ class Solution:
 
     Attributes
     ----------
-    weights_GRK : float64 array, shape (G, R, K)
-    intercept_GK : float64 array, shape (G, K)
-    objective_G, gap_G : float64 arrays, shape (G,)
+    weights : float64 array, shape (G, R, K)
+    intercept : float64 array, shape (G, K)
+    objective, gap : float64 arrays, shape (G,)
         The objective reached, and half the squared norm of its gradient: for a penalty of ``||W||^2 / 2``
         that is the duality gap, so the true minimum is at most this far below.
-    converged_G : bool array, shape (G,)
-    num_steps_G : int64 array, shape (G,)
+    converged : bool array, shape (G,)
+    num_steps : int64 array, shape (G,)
     """
 
-    weights_GRK: np.ndarray
-    intercept_GK: np.ndarray
-    objective_G: np.ndarray
-    gap_G: np.ndarray
-    converged_G: np.ndarray
-    num_steps_G: np.ndarray
+    weights: np.ndarray
+    intercept: np.ndarray
+    objective: np.ndarray
+    gap: np.ndarray
+    converged: np.ndarray
+    num_steps: np.ndarray
 
 
 def minimise(
@@ -75,7 +75,7 @@ def minimise(
     tol
         Stop where the duality gap is at most `tol` times the objective.
     max_steps
-        Give up on a strength after so many steps; `converged_G` says so.
+        Give up on a strength after so many steps; `converged` says so.
 
     Returns
     -------
@@ -88,10 +88,8 @@ def minimise(
     penalty_P11[-1] = 0.0
 
     def evaluate(W_PGK: np.ndarray, C: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        shape = (len(design_NP), -1, num_outputs)
-        value_G, slope_NGK, curvature_NGK = loss.evaluate(
-            (design_NP @ W_PGK.reshape(num_params, -1)).reshape(shape)
-        )
+        scores_NGK = (design_NP @ W_PGK.reshape(num_params, -1)).reshape(len(design_NP), -1, num_outputs)
+        value_G, slope_NGK, curvature_NGK = loss.evaluate(scores_NGK)
         gradient_PGK = (design_NP.T @ slope_NGK.reshape(len(design_NP), -1)).reshape(W_PGK.shape)
         penalised = penalty_P11 * W_PGK
         return (
@@ -102,7 +100,10 @@ def minimise(
 
     def diagonal(curvature_NGK: np.ndarray, C: np.ndarray) -> np.ndarray:
         summed = squared_NP.T @ curvature_NGK.reshape(len(design_NP), -1)
-        return np.maximum(summed.reshape(num_params, -1, num_outputs) * C[:, None] + penalty_P11, 1e-12)
+        result: np.ndarray = summed.reshape(num_params, -1, num_outputs) * C[:, None] + penalty_P11
+        # the intercept has no penalty: where every row is far from the margin its curvature would vanish
+        np.maximum(result[-1], 1e-6 * len(design_NP) * C[:, None], out=result[-1])
+        return result
 
     result = Solution(
         np.zeros((num_strengths, num_params - 1, num_outputs)),
@@ -126,11 +127,11 @@ def minimise(
         if ended.any():
             for here in np.flatnonzero(ended):
                 there = active[here]
-                result.weights_GRK[there] = W[:-1, here]
-                result.intercept_GK[there] = W[-1, here]
-                result.objective_G[there], result.gap_G[there] = f[here], gap[here]
-                result.converged_G[there] = converged[here]
-                result.num_steps_G[there] = step_number
+                result.weights[there] = W[:-1, here]
+                result.intercept[there] = W[-1, here]
+                result.objective[there], result.gap[there] = f[here], gap[here]
+                result.converged[there] = converged[here]
+                result.num_steps[there] = step_number
             keep = ~ended
             if not keep.any():
                 break
@@ -161,7 +162,7 @@ def _search(
     direction: np.ndarray,
     C: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Halve each strength's step until its objective falls enough; those that have are not evaluated again."""
+    """Halve each strength's step until its objective falls enough; the others wait for it."""
     slope = _dot(gradient, direction)
     step = np.ones(len(f))
     W_after = W + direction
