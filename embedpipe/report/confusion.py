@@ -14,7 +14,7 @@ from embedpipe.report.svg import picture, shorten, tag, text
 
 # K classes, P classes drawn
 
-_SIDE = 440.0
+_WIDTH, _SIDE = 560.0, 440.0
 _MAX_COUNTS = 16
 _MAX_LABEL = 14
 
@@ -80,49 +80,31 @@ def read_confusion(raw: object, *, max_classes: int, max_mistakes: int = 6) -> C
 def _draw(names: Sequence[str], counts_PP: np.ndarray[Any, Any], totals_P: np.ndarray[Any, Any]) -> Markup:
     size = len(names)
     shown = [shorten(name, _MAX_LABEL) for name in names]
-    longest = max(len(name) for name in shown)
-    font = min(13.0, max(7.0, _SIDE / size * 0.62))
-    margin = 32 + font * 0.62 * longest
-    flat_labels = longest * font * 0.62 < _SIDE / size
-    head = 26 + (font if flat_labels else font * 0.62 * longest)
-    cell = (560 - margin - 8) / size
-    cell = min(cell, 64.0)
-    width, height = margin + cell * size + 8, head + cell * size + 8
+    font = min(13.0, max(7.0, _SIDE / size * 0.8))
+    reach = font * 0.66 * max(len(name) for name in shown)
+    flat_labels = reach < _SIDE / size
+    head = 26 + (font if flat_labels else reach)
+    cell = min((_WIDTH - reach - 40) / size, 64.0)
+    left = (_WIDTH - cell * size - reach - 40) / 2 + reach + 32  # few classes stay small and in the middle
+    style = f"font-size:{font:.1f}px"
+    turn = f"translate({left - reach - 20:.1f} {head + cell * size / 2:.1f}) rotate(-90)"
     pieces = [
-        text(margin + cell * size / 2, 13, "predicted", "axis", "middle"),
-        text(
-            0,
-            0,
-            "true",
-            "axis",
-            "middle",
-            transform=f"translate(12 {head + cell * size / 2:.1f}) rotate(-90)",
-        ),
+        text(left + cell * size / 2, 13, "predicted", "axis", "middle"),
+        text(0, 0, "true", "axis", "middle", transform=turn),
     ]
     for i, name in enumerate(shown):
-        middle = head + cell * (i + 0.5)
-        label = tag(
-            "text",
-            name,
-            x=margin - 7,
-            y=middle + font * 0.35,
-            class_="tick",
-            text_anchor="end",
-            font_size=font,
-        )
-        pieces.append(label)
-        x = margin + cell * (i + 0.5)
+        y = head + cell * (i + 0.5) + font * 0.35
+        pieces.append(text(left - 7, y, name, "tick", "end", style=style))
+        x = left + cell * (i + 0.5)
         if flat_labels:
-            above = tag("text", name, x=x, y=head - 7, class_="tick", text_anchor="middle", font_size=font)
+            pieces.append(text(x, head - 7, name, "tick", "middle", style=style))
         else:
             turn = f"translate({x + font * 0.35:.1f} {head - 7:.1f}) rotate(-90)"
-            above = tag("text", name, class_="tick", font_size=font, transform=turn)
-        pieces.append(above)
+            pieces.append(text(0, 0, name, "tick", transform=turn, style=style))
     for i in range(size):
         for j in range(size):
-            pieces.append(_cell(i, j, names, counts_PP, totals_P, margin, head, cell))
-    drawing = picture(width, height, "confusion matrix", *pieces, class_="chart heat")
-    return drawing
+            pieces.append(_cell(i, j, names, counts_PP, totals_P, left, head, cell))
+    return picture(_WIDTH, head + cell * size + 8, "confusion matrix", *pieces, class_="chart heat")
 
 
 def _cell(
@@ -131,14 +113,14 @@ def _cell(
     names: Sequence[str],
     counts_PP: np.ndarray[Any, Any],
     totals_P: np.ndarray[Any, Any],
-    margin: float,
+    left: float,
     head: float,
     cell: float,
 ) -> Markup:
     value = counts_PP[i, j]
     share = float(value / totals_P[i]) if totals_P[i] else 0.0
     gap = 1.0 if cell > 8 else 0.0
-    box = {"x": margin + cell * j, "y": head + cell * i, "width": cell - gap, "height": cell - gap}
+    box = {"x": left + cell * j, "y": head + cell * i, "width": cell - gap, "height": cell - gap}
     if not value:
         return tag("rect", **box, class_="none")
     kind = "right" if i == j else "wrong"
@@ -155,5 +137,5 @@ def _cell(
     if len(names) > _MAX_COUNTS:
         return rect
     strong = " strong" if share**0.5 > 0.6 else ""
-    x, y = margin + cell * (j + 0.5), head + cell * (i + 0.5) + 4
+    x, y = left + cell * (j + 0.5), head + cell * (i + 0.5) + 4
     return Markup(rect + text(x, y, count(value), f"cell{strong}", "middle"))

@@ -62,7 +62,7 @@ def learning_curve(
         score = estimate(row)
         tip = f"{name}, {_labels(row.get('k_shot'))}\n{metric.with_interval(score)}"
         series.setdefault(name, []).append(_Point(float(shots.index(row.get("k_shot"))), score, tip))
-    names = sorted(series, key=lambda name: style_for(styles, name).shape)
+    names = sorted(series, key=lambda name: style_for(styles, name).order)
     labelled = len(names) <= _MAX_LABELS
     longest = max(min(len(name), 16) for name in names)
     right = _WIDTH - (18 + 8.8 * longest if labelled else 16)
@@ -158,7 +158,7 @@ def _layer_panel(
         name: sum(len(points) for (other, _), points in series.items() if other == name) for name, _ in series
     }
     lines = [key for key in series if taps_of[key[0]] > 1]
-    for key in sorted(series, key=lambda key: (style_for(styles, key[0]).shape, key[1])):
+    for key in sorted(series, key=lambda key: (style_for(styles, key[0]).order, key[1])):
         name, reduction = key
         points = sorted(series[key], key=lambda point: (point.x, point.tip))
         style = style_for(styles, name)

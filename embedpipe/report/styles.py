@@ -22,11 +22,12 @@ _ROLE_COLOUR = {"transferred": 0, "random": 1, "pixels": 2}
 
 @dataclass(frozen=True)
 class Style:
-    """A colour class (`c0` …) and the number of a marker's shape."""
+    """A colour class (`c0` …), the number of a marker's shape, and the place in legends."""
 
     colour: int
     shape: int
     role: str
+    order: int = 0
 
     @property
     def class_(self) -> str:
@@ -52,17 +53,19 @@ def assign_styles(points: Iterable[Mapping[str, Any]]) -> dict[str, Style]:
         roles.setdefault(backbone_name(point.get("backbone")), role_of(point.get("role")))
     named = sorted(roles, key=lambda name: (ROLES.index(roles[name]), name))
     styles: dict[str, Style] = {}
-    spare = len(_ROLE_COLOUR)
+    num_own = len(_ROLE_COLOUR)
     taken: set[int] = set()
+    num_spare = 0
     for name in named:
         own = _ROLE_COLOUR.get(roles[name])
         if own is not None and own not in taken:
             taken.add(own)
-            colour = own
+            colour = shape = own
         else:
-            colour = len(_ROLE_COLOUR) + (spare - len(_ROLE_COLOUR)) % (NUM_COLOURS - len(_ROLE_COLOUR))
-            spare += 1
-        styles[name] = Style(colour, len(styles), roles[name])
+            colour = num_own + num_spare % (NUM_COLOURS - num_own)
+            shape = num_own + num_spare  # shapes repeat sooner than colours, so pairs of both repeat late
+            num_spare += 1
+        styles[name] = Style(colour, shape, roles[name], order=len(styles))
     return styles
 
 

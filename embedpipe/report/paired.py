@@ -1,0 +1,108 @@
+"""The other arms of a task against its selected one, on the same samples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from embedpipe.report.figures import Estimate, Metric, estimate
+from embedpipe.report.styles import role_of
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class PairedRow:
+    """One arm against the selected one."""
+
+    arm: str
+    role: str
+    baseline: bool
+    difference: str
+    interval: str
+    tied: bool
+    bar: Markup
+
+
+@dataclass(frozen=True)
+class Paired:
+    """The nearest arms, and how many there are in all."""
+
+    rows: list[PairedRow]
+    num_arms: int
+    num_tied: int
+    num_intervals: int
+    zero: str
+    unit: str
+
+
+def read_paired(
+    raw: Rows, selected: str | None, leaderboard: Rows, metric: Metric, limit: int
+) -> Paired | None:
+    """Differences to the selected arm, nearest first, then the baselines.
+
+    Parameters
+    ----------
+    raw
+        Rows of ``paired`` of one task: an arm minus the selected one.
+    limit
+        Arms, and baselines, to list; all are counted.
+
+    Returns
+    -------
+    None where no other arm has a number.
+    """
+    by_arm = {str(row.get("arm")): row for row in leaderboard}
+    others = [(str(row.get("arm")), estimate(row)) for row in raw if str(row.get("arm")) != selected]
+    known = [(arm, item) for arm, item in others if item.value is not None]
+    if not known:
+        return None
+    sign = 1 if metric.lower_is_better else -1
+    known.sort(key=lambda pair: (sign * (pair[1].value or 0.0), pair[0]))
+    arms = [pair for pair in known if not by_arm.get(pair[0], {}).get("baseline")][:limit]
+    shown = arms + [pair for pair in known if by_arm.get(pair[0], {}).get("baseline")][:limit]
+    # baselines lie far off: the bars are scaled to the others, and cut where they leave the cell
+    numbers = [x for _, item in arms or shown for x in item.numbers()] + [0.0]
+    low, high = min(numbers), max(numbers)
+    margin = (high - low) * 0.06 or 0.05
+    low, high = low - margin, high + margin
+
+    def place(value: float) -> float:
+        return min(max((value - low) / (high - low), 0.0), 1.0) * 100
+
+    rows = []
+    for arm, item in shown:
+        start, end, at = (place(x or 0.0) for x in (item.low, item.high, item.value))
+        if not item.has_interval:
+            start = end = at
+        outside = not low <= (item.value or 0.0) <= high
+        drawn = Markup(
+            '<i class="bar{}"><i style="left:{:.1f}%;width:{:.1f}%"></i><b style="left:{:.1f}%"></b></i>'
+        )
+        row = by_arm.get(arm, {})
+        rows.append(
+            PairedRow(
+                arm=arm,
+                role=role_of(row.get("role")),
+                baseline=bool(row.get("baseline")),
+                difference=metric.difference(item.value),
+                interval=metric.difference_interval(item),
+                tied=_tied(item),
+                bar=drawn.format(" cut" if outside else "", start, end - start, at),
+            )
+        )
+    return Paired(
+        rows=rows,
+        num_arms=len(known),
+        num_tied=sum(_tied(item) for _, item in known),
+        num_intervals=sum(item.has_interval for _, item in known),
+        zero=f"{place(0.0):.1f}",
+        unit=metric.difference_unit,
+    )
+
+
+def _tied(item: Estimate) -> bool:
+    return item.low is not None and item.high is not None and item.low <= 0 <= item.high
