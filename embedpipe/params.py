@@ -159,7 +159,7 @@ def _message(item: Any, kinds: Sequence[Any], has_place: bool) -> str:
         near = did_you_mean(item["input"], known)
     elif kind in ("model_type", "model_attributes_type", "dict_type"):
         message = "input should be a mapping of keys to values"
-    return f"{message[:1].lower()}{message[1:]}; found {item['input']!r}{near}"
+    return f"{message[:1].lower()}{message[1:]}{near}; found {item['input']!r}"
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:

@@ -1,0 +1,148 @@
+"""Manifest and targets: sorted, checked, and the same bytes whenever the same rows are there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from embedpipe.errors import DataError
+from embedpipe.manifest.keys import content_key
+from embedpipe.manifest.table import Manifest
+from embedpipe.manifest.targets import Targets
+
+
+def make_manifest(order: list[int] | None = None) -> Manifest:
+    rows = [
+        ("b", "train", "B.png"),
+        ("a", "val", "A.png"),
+        ("é", "test", "É.png"),
+        ("c", "excluded", "C.png"),
+    ]
+    rows = [rows[i] for i in order or range(4)]
+    return Manifest.from_rows(
+        "photos",
+        {"kind": "folder", "path": "x"},
+        "image",
+        sample_ids=[row[0] for row in rows],
+        keys=[content_key(row[2].encode()) for row in rows],
+        domain="target",
+        groups=[row[0] for row in rows],
+        splits=[row[1] for row in rows],
+        locators=[row[2] for row in rows],
+    )
+
+
+def test_manifest_rows_are_sorted_by_sample_id() -> None:
+    manifest = make_manifest()
+    assert manifest.sample_ids.tolist() == ["a", "b", "c", "é"]
+    assert manifest.locators.tolist() == ["A.png", "B.png", "C.png", "É.png"]
+    assert manifest.splits.tolist() == ["val", "train", "excluded", "test"]
+    assert manifest.domains.tolist() == ["target"] * 4
+    assert len(manifest) == 4
+
+
+def test_manifest_keys_are_rows_of_16_bytes() -> None:
+    keys = make_manifest().keys
+    assert keys.shape == (4, 16)
+    assert keys.dtype == np.uint8
+    assert keys[0].tobytes() == content_key(b"A.png")
+    assert make_manifest().where(split=[]).keys.shape == (0, 16)
+
+
+def test_manifest_bytes_depend_on_neither_order_nor_time(tmp_path: Path) -> None:
+    make_manifest().write(tmp_path / "one.parquet")
+    make_manifest([3, 1, 0, 2]).write(tmp_path / "two.parquet")
+    assert (tmp_path / "one.parquet").read_bytes() == (tmp_path / "two.parquet").read_bytes()
+
+
+def test_manifest_survives_a_round_trip_and_leaves_no_temporary(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "samples.parquet"
+    make_manifest().write(path)
+    again = Manifest.read(path)
+    assert again == make_manifest()
+    assert again.source == {"kind": "folder", "path": "x"}
+    assert [p.name for p in path.parent.iterdir()] == ["samples.parquet"]
+
+
+def test_where_selects_splits() -> None:
+    manifest = make_manifest()
+    assert manifest.where(split="test").sample_ids.tolist() == ["é"]
+    assert manifest.where(split=["train", "val"]).sample_ids.tolist() == ["a", "b"]
+
+
+def test_an_id_used_twice_is_refused() -> None:
+    with pytest.raises(DataError, match=r"datasets\.photos: expected one sample an id.*'b'.*name a column"):
+        make_manifest([0, 0, 1])
+
+
+def test_a_missing_manifest_says_what_makes_it(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such file; run `embedpipe ingest`"):
+        Manifest.read(tmp_path / "samples.parquet")
+
+
+def test_a_foreign_parquet_is_no_manifest(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"x": [1]}), tmp_path / "x.parquet")
+    with pytest.raises(DataError, match="expected a manifest table"):
+        Manifest.read(tmp_path / "x.parquet")
+    (tmp_path / "y.parquet").write_text("hello")
+    with pytest.raises(DataError, match="expected a Parquet file"):
+        Manifest.read(tmp_path / "y.parquet")
+
+
+def test_a_later_format_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "samples.parquet"
+    make_manifest().write(path)
+    table = pq.read_table(path)
+    metadata = {b"embedpipe.manifest": table.schema.metadata[b"embedpipe.manifest"].replace(b'n":1', b'n":9')}
+    pq.write_table(table.replace_schema_metadata(metadata), path)
+    with pytest.raises(DataError, match="expected format version 1, found 9"):
+        Manifest.read(path)
+
+
+def make_targets(kind: str = "classes") -> Targets:
+    labels = ["dog", None, "cat", "dog"] if kind == "classes" else [1.5, None, -2.0, 0.0]
+    return Targets.from_rows(
+        "t",
+        kind,  # type: ignore[arg-type]
+        ["cat", "dog", "eel"] if kind == "classes" else [],
+        sample_ids=["d", "c", "b", "a"],
+        splits=["train", "val", "test", "train"],
+        labels=labels,
+    )
+
+
+def test_codes_are_places_in_classes_and_missing_is_minus_one() -> None:
+    targets = make_targets()
+    assert targets.sample_ids.tolist() == ["a", "b", "c", "d"]
+    assert targets.codes().tolist() == [1, 0, -1, 1]
+    assert targets.codes().dtype == np.int64
+
+
+def test_values_are_float64_and_missing_is_nan() -> None:
+    np.testing.assert_array_equal(make_targets("number").values(), [0.0, -2.0, np.nan, 1.5])
+
+
+def test_open_and_sealed_targets_keep_the_same_classes(tmp_path: Path) -> None:
+    targets = make_targets()
+    targets.where(split="test").write(tmp_path / "sealed.parquet")
+    sealed = Targets.read(tmp_path / "sealed.parquet")
+    assert sealed.classes == ("cat", "dog", "eel")
+    assert sealed.codes().tolist() == [0]
+    assert len(targets.where(split=["train", "val"])) == 3
+
+
+@pytest.mark.parametrize("kind", ["classes", "number"])
+def test_targets_survive_a_round_trip(tmp_path: Path, kind: str) -> None:
+    make_targets(kind).write(tmp_path / "a.parquet")
+    make_targets(kind).write(tmp_path / "b.parquet")
+    assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
+    assert Targets.read(tmp_path / "a.parquet") == make_targets(kind)
+
+
+def test_missing_targets_say_what_makes_them(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such file; run `dvc repro`"):
+        Targets.read(tmp_path / "open.parquet")
