@@ -16,6 +16,7 @@ from typing import Any
 from embedpipe.errors import StoreError
 from embedpipe.spec import canonical_json, digest
 from embedpipe.store import journal, ledger
+from embedpipe.store.arrays import METADATA
 from embedpipe.store.disk import (
     FileRecord,
     make_folder,
@@ -127,10 +128,6 @@ def recover(root: Path) -> Recovery:
     body = read_intent(root)
     if body is not None:
         _finish(root, body)
-    else:
-        _, nbytes = ledger.read_ledger(root / ledger.NAME)
-        if ledger.cut_torn_line(root / ledger.NAME, nbytes):
-            removed.append(f"{ledger.NAME} (torn last line)")
     if (folder / TEMPORARY).exists():
         left = sorted(p for p in (folder / TEMPORARY).rglob("*") if p.is_file())
         removed.extend(p.relative_to(root).as_posix() for p in left)
@@ -175,16 +172,30 @@ def read_state(root: Path) -> LedgerState:
     StoreError
         If the ledger or the intent is damaged.
     """
-    entries, _ = ledger.read_ledger(root / ledger.NAME)
+    lines = root / ledger.NAME
+    entries, nbytes = ledger.read_ledger(lines)
     state = LedgerState().after(entries)
     body = read_intent(root)
     if body is None:
+        _check_ledger(root, entries, nbytes)
         return state
     files = dict(state.files)
     for path, record in Entry.from_dict(body["entry"]).files.items():
         if (root / path).exists() and record_of_file(root / path) == record:
             files[path] = record
     return dataclasses.replace(state, files=files)
+
+
+def _check_ledger(root: Path, entries: list[Entry], nbytes: int) -> None:
+    """Without an intent no kill explains a torn line, or arrays without a ledger."""
+    lines = root / ledger.NAME
+    what = None
+    if not entries and (root / METADATA).exists():
+        what = "expected the ledger of the arrays beside it, found none"
+    elif lines.exists() and lines.stat().st_size != nbytes:
+        what = f"expected whole lines, found the last one cut short after line {len(entries)}"
+    if what is not None:
+        raise StoreError(f"{lines}: {what}; restore the file, or move {root} away to embed again")
 
 
 def _finish(root: Path, body: dict[str, Any]) -> None:

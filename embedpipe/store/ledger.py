@@ -195,7 +195,7 @@ def append_entry(path: Path, entry: Entry) -> None:
 
 
 def cut_torn_line(path: Path, nbytes: int) -> bool:
-    """Cut off what lies beyond the whole lines; True if there was anything."""
+    """Before an interrupted append is repeated: cut off what it left; True if there was anything."""
     if not path.exists() or path.stat().st_size == nbytes:
         return False
     with path.open("r+b") as file:

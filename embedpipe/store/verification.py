@@ -65,8 +65,8 @@ def verify(path: Path | str) -> VerifyReport:
     Parameters
     ----------
     path
-        A published store or the folder of a working group. What a kill left in a group's journal is no damage:
-        recovery finishes or drops it.
+        A published store or the folder of a working group. What a kill left in a group's journal is no
+        damage: recovery finishes or drops it.
 
     Raises
     ------
@@ -93,10 +93,9 @@ def _verify_group(path: Path) -> VerifyReport:
     except StoreError as error:
         intent = path / commit.JOURNAL / commit.INTENT
         culprit = intent if str(error).startswith(str(intent)) else path / ledger.NAME
-        own.append(Damage(culprit, CHECKSUM, "valid checksums", str(error)))
+        kind = CHECKSUM if culprit.exists() else MISSING
+        own.append(Damage(culprit, kind, "whole lines with valid checksums", str(error)))
         return VerifyReport(own, len(own), 0)
-    if not (path / ledger.NAME).exists() and any((path).glob("*/zarr.json")):
-        own.append(Damage(path / ledger.NAME, MISSING, "the ledger of the arrays beside it", "nothing"))
     body = commit.read_intent(path)
     pending = set() if body is None else {name for _, name in body["moves"]}
     expected = {GROUP, ledger.NAME, *state.files, *pending}
