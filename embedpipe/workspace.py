@@ -46,8 +46,13 @@ class Workspace:
     def labels(self, dataset: str) -> Path:
         return self.data / "labels" / f"{dataset}.parquet"
 
-    def targets_dir(self, task: str) -> Path:
-        return self.data / "targets" / task
+    def open_targets(self, task: str) -> Path:
+        """Targets of all samples but those of the test."""
+        return self.data / "targets" / f"{task}.parquet"
+
+    def sealed_targets(self, task: str) -> Path:
+        """Targets of the test: apart, so that nothing that trains or selects depends on them."""
+        return self.data / "sealed" / f"{task}.parquet"
 
     @property
     def source_dir(self) -> Path:

@@ -25,7 +25,8 @@ from embedpipe.extract.verdict import Verdict, judge
 from embedpipe.manifest.table import Manifest
 from embedpipe.progress import Progress, silent
 from embedpipe.sources.base import Source
-from embedpipe.store import Block, GrowthPlan, publish, to_storage
+from embedpipe.store.plan import GrowthPlan
+from embedpipe.store.publishing import publish
 
 
 @dataclass(frozen=True)
@@ -122,45 +123,37 @@ def _run_blocks(
     session: Session, plan: GrowthPlan, failures: _Failures, times: StepTimes, progress: Progress
 ) -> None:
     total, done = plan.num_rows_to_compute, 0
+    options = session.extract
     for block in plan.blocks:
-        with session.group.writer(plan, block, sync_s=session.extract.journal_s) as writer:
+        with session.group.writer(plan, block, batch=options.batch, sync_every_s=options.journal_s) as writer:
             for index, segment in enumerate(block.segments):
                 spooled = writer.done(index)
                 done += spooled
                 progress(done, total, "samples")
 
-                def write(embedded: Embedded, taps: tuple[str, ...] = segment.taps, index: int = index) -> None:
+                def write(embedded: Embedded) -> None:
                     nonlocal done
                     failures.add(embedded, plan)
-                    rows = embedded.batch.rows
-                    names = session.wanted.names[embedded.batch.samples[embedded.ok]]
-                    writer.append(
-                        rows,
-                        {
-                            tap: to_storage(embedded.values[tap], session.dtype, tap, names)
-                            for tap in taps
-                            if embedded.values
-                        },
-                        embedded.failures,
-                    )
-                    done += len(rows)
+                    batch, ok = embedded.batch, embedded.ok
+                    names = session.wanted.names[batch.samples[ok]]
+                    writer.append(batch.rows[ok], embedded.values, embedded.failures, names=names)
+                    done += len(batch.rows)
                     progress(done, total, "samples")
 
                 embed(
-                    _batches(plan, block, index, spooled, session.extract.batch),
+                    _batches(segment.rows[spooled:], plan, options.batch),
                     session.read,
                     session.forward(segment.taps),
                     write,
-                    batch_size=session.extract.batch,
-                    decode_threads=session.extract.decode_threads,
+                    batch_size=options.batch,
+                    decode_threads=options.decode_threads,
                     times=times,
                 )
-            session.notes.extend(writer.commit())
+            session.notes.extend(f"{session.name}: {remark}" for remark in writer.commit().remarks)
 
 
-def _batches(plan: GrowthPlan, block: Block, segment: int, spooled: int, batch: int) -> Iterator[Batch]:
-    rows = block.segments[segment].rows
-    for start in range(spooled, len(rows), batch):
+def _batches(rows: np.ndarray, plan: GrowthPlan, batch: int) -> Iterator[Batch]:
+    for start in range(0, len(rows), batch):
         some = rows[start : start + batch]
         yield Batch(some, plan.wanted_of_row[some])
 

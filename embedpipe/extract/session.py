@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ import torch
 from embedpipe.backbones import BackboneOptions, load_backbone
 from embedpipe.backbones.backbone import Backbone
 from embedpipe.errors import DiskFullError, ProbeMismatch
-from embedpipe.extract.device import resolve_device, resolve_precision
+from embedpipe.extract.device import MAX_PRECISION_ERROR, resolve_device, resolve_precision
 from embedpipe.extract.options import ExtractOptions
 from embedpipe.extract.probe import check_probe, probe_images
 from embedpipe.extract.samples import WantedSamples, gather
@@ -25,16 +26,9 @@ from embedpipe.manifest.table import Manifest
 from embedpipe.sources.base import Source
 from embedpipe.sources.decode import DECODER
 from embedpipe.spec import BackboneSpec, TapSpec
-from embedpipe.store import (
-    Group,
-    GrowthPlan,
-    check_same_filesystem,
-    find_groups,
-    free_nbytes,
-    nearest_group,
-    open_group,
-    plan_growth,
-)
+from embedpipe.store.group import Group, find_groups, nearest_group, open_group
+from embedpipe.store.plan import GrowthPlan
+from embedpipe.store.publishing import check_same_filesystem
 
 Features = dict[str, np.ndarray]
 DISK_FACTOR = 2.0  # the journal holds a block beside the shards that are made of it
@@ -74,12 +68,11 @@ class Session:
 
     def plan(self) -> GrowthPlan:
         """What is missing."""
-        states = [self.group.taps[name] for name in self.tap_names]
-        return plan_growth(states, self.group.keys(), self.group.parts(), self.wanted.keys)
+        return self.group.plan(self.wanted.keys, taps=self.tap_names)
 
     def check_disk(self, plan: GrowthPlan) -> None:
         """Refuse a job that the disk will not hold, before it starts."""
-        free, needed = free_nbytes(self.group.path), int(plan.nbytes * DISK_FACTOR)
+        free, needed = shutil.disk_usage(self.group.path).free, int(plan.nbytes * DISK_FACTOR)
         if needed > free:
             raise DiskFullError(
                 f"{self.group.path}: expected {needed / 1e9:.1f} GB free for {plan.num_rows_to_compute:,} samples "
@@ -89,8 +82,8 @@ class Session:
 
     def card(self) -> dict[str, Any]:
         """What the published store says of itself."""
-        depths = {node.name: node.depth for node in self.backbone.nodes()}
-        shapes = self.backbone.tap_shapes()
+        infos = self.backbone.tap_infos(self.tap_specs)
+        shapes = self.backbone.tap_shapes(self.tap_specs)
         return {
             "name": self.name,
             "model": self.options.model,
@@ -98,7 +91,7 @@ class Session:
             "role": self.options.role,
             "spec": self.spec.to_dict(),
             "taps": {
-                tap.name: {**tap.to_dict(), "shape": list(shapes[tap.name]), "depth": depths[tap.node]}
+                tap.name: {**tap.to_dict(), "shape": list(shapes[tap.name]), "depth": round(infos[tap.name].depth, 6)}
                 for tap in self.tap_specs
             },
         }
@@ -131,7 +124,7 @@ def open_session(
     builtin = _Builtin(backbone, tap_specs, device)
     spec, notes = _resolve_spec(stores_dir, backbone, extract.precision, device, builtin, name)
     found = builtin.features(spec.precision)
-    shapes = backbone.tap_shapes()
+    shapes = backbone.tap_shapes(tap_specs)
     generation = _generation(stores_dir, spec, found, extract.on_mismatch, name, notes)
     group = open_group(stores_dir, spec, generation=generation)
     with group.lock():
@@ -185,7 +178,11 @@ def _resolve_spec(
     notes = []
     if errors:
         worst = max(errors, key=lambda tap: errors[tap])
-        notes.append(f"{name}: {precision}; relative L2 against float32 up to {errors[worst]:.2g} (tap {worst})")
+        refused = f"more than {MAX_PRECISION_ERROR:g}: " if precision == "float32" else ""
+        notes.append(
+            f"{name}: reduced precision differs from float32 by up to {errors[worst]:.2g} (relative L2, tap {worst}), "
+            f"{refused}{precision} is used"
+        )
     nearest = None if spec in known else nearest_group(stores_dir, spec)
     if nearest is not None and nearest[0].spec.architecture == spec.architecture:
         differences = "; ".join(str(difference) for difference in nearest[1])

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from embedpipe.errors import ConfigError
 from embedpipe.params import did_you_mean, load_yaml, validate
@@ -51,6 +51,18 @@ class Sections:
     def whole(self, section: str, model: type[Model]) -> Model:
         """A section that is one set of options."""
         return validate(model, self.raw(section), f"{self._path.name}: {section}")
+
+    def value(self, section: str, kind: Any) -> Any:
+        """A section that is one value, checked against a type annotation."""
+        try:
+            return TypeAdapter(kind).validate_python(self.raw(section))
+        except ValidationError as error:
+            reasons = "; ".join(item["msg"].removeprefix("Value error, ") for item in error.errors())
+            raise ConfigError(f"{self._path.name}: {section}: {reasons}") from error
+
+    def seed(self) -> int:
+        """The run's seed."""
+        return int(self.value("seed", Annotated[int, Field(ge=0)]))
 
     def converted(self, section: str, convert: Callable[[str, Any], Value]) -> dict[str, Value]:
         """Every entry of a section, checked by `convert(name, raw)`."""

@@ -1,0 +1,82 @@
+"""`embedpipe info`: what there is, read from what the steps wrote."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from embedpipe.cli.tables import nbytes_text, out
+from embedpipe.config import Params
+from embedpipe.manifest.table import Manifest
+from embedpipe.workspace import Workspace
+
+
+def collect(workspace: Workspace, params: Params) -> dict[str, Any]:
+    """State of every part; null where a step has not run yet."""
+    return {
+        "root": str(workspace.root),
+        "work_dir": str(workspace.work_dir),
+        "datasets": {name: _dataset(workspace.manifest(name)) for name in params.datasets},
+        "tasks": {name: {"on": task.on, "kind": task.kind} for name, task in params.tasks.items()},
+        "backbones": {
+            name: {"role": params.roles[name], "store": _store(workspace.features(name))} for name in params.backbones
+        },
+        "heads": {name: options.family for name, options in params.head_options().items()},
+        "selection": _json(workspace.selection),
+        "headline": (_json(workspace.comparison) or {}).get("headline"),
+    }
+
+
+def _dataset(path: Path) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    splits = Manifest.read(path).splits
+    return {"samples": len(splits), "splits": {str(s): int((splits == s).sum()) for s in sorted(set(splits))}}
+
+
+def _store(path: Path) -> dict[str, Any] | None:
+    card = _json(path / "card.json")
+    if card is None:
+        return None
+    files = [file for file in path.rglob("*") if file.is_file()]
+    return {
+        "taps": {name: tap["shape"] for name, tap in card["taps"].items()},
+        "precision": card["spec"]["precision"],
+        "nbytes": sum(file.stat().st_size for file in files),
+    }
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def show(workspace: Workspace, found: dict[str, Any]) -> None:
+    """Print the state, and the leaderboard where there is one."""
+    console = out()
+    console.print("params.yaml is valid", style="green")
+    for name, dataset in found["datasets"].items():
+        state = (
+            f"{dataset['samples']:,} samples (" + ", ".join(f"{s} {n:,}" for s, n in dataset["splits"].items()) + ")"
+            if dataset
+            else "not ingested yet"
+        )
+        console.print(f"data set {name}: {state}", markup=False)
+    for name, task in found["tasks"].items():
+        console.print(f"task {name}: {task['kind']} on {task['on']}", markup=False)
+    for name, backbone in found["backbones"].items():
+        store = backbone["store"]
+        state = (
+            f"{len(store['taps'])} taps, {nbytes_text(store['nbytes'])}, {store['precision']}"
+            if store
+            else "not extracted yet"
+        )
+        console.print(f"backbone {name} ({backbone['role']}): {state}", markup=False)
+    console.print("heads: " + ", ".join(found["heads"]), markup=False)
+    console.print(f"working folder: {found['work_dir']}", markup=False)
+    if workspace.leaderboard.exists() and workspace.comparison.exists():
+        from embedpipe.steps.compare import print_leaderboard
+
+        print_leaderboard(workspace)
+    else:
+        console.print("no leaderboard yet: run `dvc repro`")

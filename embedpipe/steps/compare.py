@@ -1,0 +1,51 @@
+"""Step `compare`: every arm on validation, beside the baselines; the leaderboard in the terminal."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+from rich.console import Console
+
+from embedpipe.compare.comparison import Comparison, compare
+from embedpipe.compare.table import leaderboard_table
+from embedpipe.evaluate.options import Baselines, CompareOptions
+from embedpipe.steps.files import read_selection, task_files
+from embedpipe.steps.sections import Sections
+from embedpipe.terminal import progress_bar
+from embedpipe.workspace import Workspace
+
+
+def compare_arms(workspace: Workspace) -> Comparison:
+    """Write leaderboard, metrics, comparison and plots, and print the leaderboard."""
+    sections = Sections(workspace)
+    options = sections.whole("compare", CompareOptions)
+    tasks = task_files(workspace, sections)
+    sealed = {task: workspace.sealed_targets(task) for task in tasks} if options.test == "open" else None
+    with progress_bar("comparing") as progress:
+        found = compare(
+            tasks,
+            read_selection(workspace),
+            baselines=sections.value("baselines", Baselines),
+            seed=sections.seed(),
+            test_log=workspace.test_log,
+            sealed=sealed,
+            progress=progress,
+        )
+    found.write(
+        leaderboard=workspace.leaderboard,
+        metrics=workspace.metrics,
+        comparison=workspace.comparison,
+        plots_dir=workspace.plots_dir,
+    )
+    print_leaderboard(workspace)
+    return found
+
+
+def print_leaderboard(workspace: Workspace) -> None:
+    """Print what the last comparison found."""
+    leaderboard = json.loads(workspace.leaderboard.read_text(encoding="utf-8"))
+    comparison = json.loads(workspace.comparison.read_text(encoding="utf-8"))
+    # without a terminal rich would assume 80 columns and fold the arms
+    width = max(shutil.get_terminal_size((120, 0)).columns, 80)
+    Console(width=width, highlight=False).print(leaderboard_table(leaderboard, comparison))

@@ -1,0 +1,81 @@
+"""Step `extract`: one backbone over every sample of the target domain, once.
+
+Reads `datasets`, `backbones`, `extract`, the manifests, source models; writes data/features/<backbone>.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from embedpipe.backbones import BackboneOptions, load_backbone
+from embedpipe.extract.estimate import Estimate, estimate
+from embedpipe.extract.options import ExtractOptions
+from embedpipe.extract.run import ExtractSummary, extract_backbone
+from embedpipe.extract.session import open_session
+from embedpipe.manifest.table import Manifest
+from embedpipe.sources.base import Source, open_source
+from embedpipe.steps.sections import Sections
+from embedpipe.terminal import progress_bar, say
+from embedpipe.workspace import Workspace
+
+
+def extract_features(workspace: Workspace, backbone: str) -> ExtractSummary:
+    """Embed what is missing and publish the store."""
+    sections = Sections(workspace)
+    with progress_bar(f"embedding with {backbone}") as progress:
+        summary = extract_backbone(
+            backbone,
+            sections.one("backbones", backbone, BackboneOptions),
+            sections.whole("extract", ExtractOptions),
+            _target_datasets(workspace, sections),
+            root=workspace.root,
+            source_dir=workspace.source_dir,
+            stores_dir=workspace.stores_dir,
+            destination=workspace.features(backbone),
+            progress=progress,
+        )
+    for note in summary.notes:
+        say(note)
+    say(summary.sentence())
+    return summary
+
+
+def plan_features(workspace: Workspace, backbone: str) -> Estimate:
+    """What `extract_features` would do; stores nothing but an empty group."""
+    sections = Sections(workspace)
+    with open_session(
+        backbone,
+        sections.one("backbones", backbone, BackboneOptions),
+        sections.whole("extract", ExtractOptions),
+        _target_datasets(workspace, sections),
+        workspace.root,
+        workspace.source_dir,
+        workspace.stores_dir,
+        workspace.features(backbone),
+    ) as session:
+        return estimate(session)
+
+
+def list_nodes(workspace: Workspace, backbone: str) -> list[dict[str, Any]]:
+    """Every node that can be tapped: name, shape without N, bytes a sample in float16, relative depth."""
+    options = Sections(workspace).one("backbones", backbone, BackboneOptions)
+    loaded = load_backbone(backbone, options, workspace.root, source_dir=workspace.source_dir)
+    return [
+        {
+            "name": node.name,
+            "shape": list(node.shape),
+            "layout": node.layout,
+            "nbytes": node.nbytes_float16,
+            "depth": round(node.depth, 4),
+        }
+        for node in loaded.nodes()
+    ]
+
+
+def _target_datasets(workspace: Workspace, sections: Sections) -> list[tuple[Manifest, Source]]:
+    """Data sets of the target domain, in the order of params.yaml; the source domain is trained on, not embedded."""
+    named = [
+        name for name, raw in sections.raw("datasets").items() if (raw or {}).get("domain", "target") == "target"
+    ]
+    manifests = [Manifest.read(workspace.manifest(name)) for name in named]
+    return [(manifest, open_source(manifest.source, workspace.root)) for manifest in manifests]

@@ -1,0 +1,39 @@
+"""Files of every task, as selection, comparison and the test read them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from embedpipe.errors import DataError
+from embedpipe.evaluate.evidence import TaskFiles
+from embedpipe.steps.sections import Sections
+from embedpipe.workspace import Workspace
+
+
+def task_files(workspace: Workspace, sections: Sections) -> dict[str, TaskFiles]:
+    """By task, in the order of params.yaml."""
+    return {
+        task: TaskFiles(
+            scores=workspace.scores(task),
+            predictions=workspace.predictions(task),
+            open_targets=workspace.open_targets(task),
+            manifest=workspace.manifest(raw["on"]),
+        )
+        for task, raw in sections.raw("tasks").items()
+    }
+
+
+def read_selection(workspace: Workspace) -> dict[str, Any]:
+    """What `select` wrote.
+
+    Raises
+    ------
+    DataError
+        If it has not run.
+    """
+    try:
+        selection: dict[str, Any] = json.loads(workspace.selection.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(f"{workspace.selection}: no such file; run `embedpipe select`") from error
+    return selection

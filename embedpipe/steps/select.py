@@ -1,0 +1,35 @@
+"""Step `select`: tap, backbone, family and hyperparameters jointly, on validation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from embedpipe.evaluate.options import Baselines
+from embedpipe.select.selection import select
+from embedpipe.steps.files import task_files
+from embedpipe.steps.sections import Sections
+from embedpipe.terminal import progress_bar, say
+from embedpipe.workspace import Workspace
+
+
+def select_arms(workspace: Workspace) -> dict[str, Any]:
+    """Write data/selection.json."""
+    sections = Sections(workspace)
+    with progress_bar("selecting") as progress:
+        selection = select(
+            task_files(workspace, sections),
+            baselines=sections.value("baselines", Baselines),
+            seed=sections.seed(),
+            path=workspace.selection,
+            progress=progress,
+        )
+    for task, chosen in selection["tasks"].items():
+        best, ties = chosen["best"], len(chosen["ties"])
+        say(
+            f"{task}: {best['arm']} of {chosen['num_candidates']:,} candidates in {chosen['num_arms']:,} arms; "
+            f"{chosen['metric']} {best['value']:.3f} [{best['ci_low']:.3f}, {best['ci_high']:.3f}] on validation, "
+            f"{ties} others tie with it"
+        )
+        for note in chosen["notes"]:
+            say(f"{task}: {note}")
+    return selection

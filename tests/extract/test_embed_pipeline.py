@@ -1,0 +1,116 @@
+"""The three overlapped steps: order, padding, failures, errors, bounded memory."""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from embedpipe.errors import StoreError, UnreadableSample
+from embedpipe.extract.pipeline import Batch, Embedded, embed
+
+
+def batches_of(num, size):
+    rows = np.arange(num, dtype=np.int64)
+    return [Batch(rows[i : i + size], rows[i : i + size]) for i in range(0, num, size)]
+
+
+def number(index):
+    return torch.full((3,), float(index))
+
+
+def run(num, size, read=number, forward=lambda x: {"t": x * 2}, write=None, threads=3):
+    got: list[Embedded] = []
+    times = embed(
+        batches_of(num, size), read, forward, write or got.append, batch_size=size, decode_threads=threads
+    )
+    return got, times
+
+
+def test_rows_arrive_in_order_with_their_own_features():
+    got, times = run(num=23, size=5)
+    rows = np.concatenate([g.batch.rows for g in got])
+    values = np.concatenate([g.values["t"] for g in got])
+    np.testing.assert_array_equal(rows, np.arange(23))
+    np.testing.assert_array_equal(values, 2.0 * np.arange(23)[:, None] * np.ones((1, 3)))
+    assert times.num_samples == 23
+
+
+def test_the_forward_pass_always_sees_full_batches():
+    seen = []
+
+    def forward(x):
+        seen.append(tuple(x.shape))
+        return {"t": x}
+
+    run(num=11, size=4, forward=forward)
+    assert set(seen) == {(4, 3)}
+
+
+def test_an_unreadable_sample_is_a_failure_of_its_row_alone():
+    def read(index):
+        if index in (2, 7):
+            raise UnreadableSample(f"sample {index} is truncated")
+        return number(index)
+
+    got, _ = run(num=10, size=4, read=read)
+    failures = {row: reason for g in got for row, reason in g.failures.items()}
+    assert failures == {2: "sample 2 is truncated", 7: "sample 7 is truncated"}
+    kept = np.concatenate([g.values["t"][:, 0] for g in got])
+    np.testing.assert_array_equal(kept, [2.0 * i for i in range(10) if i not in (2, 7)])
+
+
+def test_a_batch_in_which_nothing_can_be_read_has_no_features():
+    def read(index):
+        raise UnreadableSample("gone")
+
+    got, _ = run(num=3, size=4, read=read)
+    assert got[0].values == {} and len(got[0].failures) == 3 and not got[0].ok.any()
+
+
+def test_no_batches_is_no_work():
+    got, times = run(num=0, size=4)
+    assert got == [] and times.num_samples == 0
+
+
+def test_an_error_while_writing_ends_the_run_with_that_error():
+    def write(embedded):
+        raise StoreError("disk is gone")
+
+    with pytest.raises(StoreError, match="disk is gone"):
+        run(num=100, size=2, write=write)
+
+
+def test_an_error_while_reading_other_than_unreadable_ends_the_run():
+    def read(index):
+        raise ZeroDivisionError("a bug")
+
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        run(num=4, size=2, read=read)
+
+
+def test_an_error_in_the_forward_pass_leaves_no_thread_behind():
+    def forward(x):
+        raise RuntimeError("no memory")
+
+    with pytest.raises(RuntimeError, match="no memory"):
+        run(num=40, size=2, forward=forward)
+    assert not [t for t in threading.enumerate() if t.name == "embedpipe-writer"]
+
+
+def test_reading_stays_a_bounded_number_of_batches_ahead():
+    lock, begun, written, lead = threading.Lock(), [0], [0], []
+
+    def read(index):
+        with lock:
+            begun[0] += 1
+        return number(index)
+
+    def write(embedded):
+        with lock:
+            lead.append(begun[0] - written[0])
+            written[0] += len(embedded.batch.rows)
+
+    run(num=400, size=4, read=read, write=write)
+    # 3 batches read ahead, 2 queued, 1 in the forward pass, 1 being written
+    assert max(lead) <= 4 * 8
