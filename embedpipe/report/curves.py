@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from embedpipe.report.figures import Estimate, Metric, estimate, k_label, k_order, number
+from embedpipe.report.figures import Estimate, Metric, estimate, k_label, k_order, k_words, number
 from embedpipe.report.styles import Style, backbone_name, style_for
 from embedpipe.report.svg import (
     DASHES,
@@ -60,7 +60,7 @@ def learning_curve(
     for row in sorted(known, key=lambda row: k_order(row.get("k_shot"))):
         name = backbone_name(row.get("backbone"))
         score = estimate(row)
-        tip = f"{name}, {_labels(row.get('k_shot'))}\n{metric.with_interval(score)}"
+        tip = f"{name}, {k_words(row.get('k_shot'))}\n{metric.with_interval(score)}"
         series.setdefault(name, []).append(_Point(float(shots.index(row.get("k_shot"))), score, tip))
     names = sorted(series, key=lambda name: style_for(styles, name).order)
     labelled = len(names) <= _MAX_LABELS
@@ -115,7 +115,7 @@ def layer_panels(
     reductions = reduction_names(known)
     return [
         LayerPanel(
-            _labels(k_shot),
+            k_words(k_shot),
             _layer_panel(
                 [row for row in known if row.get("k_shot") == k_shot], metric, styles, reductions, y_range
             ),
@@ -205,9 +205,3 @@ def _level(frame: Frame, point: _Point, style: Style) -> Markup:
 
 def _axis_title(frame: Frame, words: str) -> Markup:
     return text((frame.left + frame.right) / 2, frame.bottom + 40, words, "axis", "middle")
-
-
-def _labels(k_shot: object) -> str:
-    if k_shot == "all":
-        return "all labels"
-    return f"{k_label(k_shot)} label{'' if k_shot == 1 else 's'} a class"

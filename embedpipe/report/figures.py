@@ -167,6 +167,13 @@ def k_label(k_shot: object) -> str:
     return DASH if k_shot is None else str(k_shot)
 
 
+def k_words(k_shot: object) -> str:
+    """``5 labels a class``, ``all labels``."""
+    if k_shot == "all":
+        return "all labels"
+    return f"{k_label(k_shot)} label{'' if k_shot == 1 else 's'} a class"
+
+
 def k_order(k_shot: object) -> tuple[int, float, str]:
     """Few labels first, then ``"all"``, then whatever else."""
     known = number(k_shot)

@@ -40,7 +40,7 @@ class Paired:
 
 
 def read_paired(
-    raw: Rows, selected: str | None, leaderboard: Rows, metric: Metric, limit: int
+    raw: Rows, selected: str | None, leaderboard: Rows, metric: Metric, limit: int, *, ties: object = None
 ) -> Paired | None:
     """Differences to the selected arm, nearest first, then the baselines.
 
@@ -50,6 +50,9 @@ def read_paired(
         Rows of ``paired`` of one task: an arm minus the selected one.
     limit
         Arms, and baselines, to list; all are counted.
+    ties
+        Names of the arms that cannot be told from the selected one; without such a list, those whose
+        interval holds zero.
 
     Returns
     -------
@@ -60,6 +63,11 @@ def read_paired(
     known = [(arm, item) for arm, item in others if item.value is not None]
     if not known:
         return None
+    named = {str(arm) for arm in ties} if isinstance(ties, (list, tuple)) else None
+
+    def tied(arm: str, item: Estimate) -> bool:
+        return _holds_zero(item) if named is None else arm in named
+
     sign = 1 if metric.lower_is_better else -1
     known.sort(key=lambda pair: (sign * (pair[1].value or 0.0), pair[0]))
     arms = [pair for pair in known if not by_arm.get(pair[0], {}).get("baseline")][:limit]
@@ -90,19 +98,19 @@ def read_paired(
                 baseline=bool(row.get("baseline")),
                 difference=metric.difference(item.value),
                 interval=metric.difference_interval(item),
-                tied=_tied(item),
+                tied=tied(arm, item),
                 bar=drawn.format(" cut" if outside else "", start, end - start, at),
             )
         )
     return Paired(
         rows=rows,
         num_arms=len(known),
-        num_tied=sum(_tied(item) for _, item in known),
+        num_tied=sum(tied(arm, item) for arm, item in known),
         num_intervals=sum(item.has_interval for _, item in known),
         zero=f"{place(0.0):.1f}",
         unit=metric.difference_unit,
     )
 
 
-def _tied(item: Estimate) -> bool:
+def _holds_zero(item: Estimate) -> bool:
     return item.low is not None and item.high is not None and item.low <= 0 <= item.high

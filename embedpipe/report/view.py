@@ -7,11 +7,12 @@ is missing from the input is left off the page or shown as a dash.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from embedpipe.errors import DataError
 from embedpipe.report import headline as drawings
@@ -26,6 +27,7 @@ from embedpipe.report.figures import (
     get_metric,
     k_label,
     k_order,
+    k_words,
     number,
     params_text,
 )
@@ -40,9 +42,14 @@ Rows = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Headline:
-    """The sentence, what it stands on, and its drawings (None in a report without baselines)."""
+    """The sentence, what it stands on, and its drawings (None in a report without baselines).
 
-    sentence: str
+    `aside` is what the sentence says in brackets at its end, without them.
+    """
+
+    sentence: Markup
+    aside: str
+    size: str
     basis: str
     differences: Markup | None
     differences_title: str
@@ -131,15 +138,15 @@ def read_headline(raw: object, styles: Mapping[str, Style]) -> Headline:
             "run `embedpipe compare` to write it anew"
         )
     metric = get_metric(raw.get("metric"))
+    found = re.fullmatch(r"(.*\S) \(([^()]*)\)\.?", raw["sentence"], re.DOTALL)
+    sentence, aside = (f"{found[1]}.", found[2]) if found else (raw["sentence"], "")
     basis = []
     if raw.get("task") is not None:
         basis.append(f"Task {raw['task']}")
     if raw.get("metric") is not None:
         basis.append(metric.label)
     if raw.get("k_shot") is not None:
-        plural = "" if raw["k_shot"] == 1 else "s"
-        k_shot = raw["k_shot"]
-        basis.append("all labels" if k_shot == "all" else f"{k_label(k_shot)} label{plural} a class")
+        basis.append(k_words(raw["k_shot"]))
     for key, singular, plural in (
         ("draws", "draw", "draws"),
         ("num_samples", "validation sample", "validation samples"),
@@ -150,7 +157,9 @@ def read_headline(raw: object, styles: Mapping[str, Style]) -> Headline:
             basis.append(f"{count(known)} {singular if known == 1 else plural}")
     unit = "points of " if metric.percent else ""
     return Headline(
-        sentence=raw["sentence"],
+        sentence=_coded(sentence),
+        aside=aside[:1].upper() + aside[1:],
+        size="long" if len(sentence) > 110 else "",
         basis=" · ".join(basis),
         differences=drawings.differences(raw.get("differences") or [], metric),
         differences_title=(
@@ -161,6 +170,14 @@ def read_headline(raw: object, styles: Mapping[str, Style]) -> Headline:
         arms=drawings.arms(raw.get("arms") or [], metric, styles),
         arms_title=metric.label[:1].upper() + metric.label[1:],
     )
+
+
+def _coded(sentence: str) -> Markup:
+    """Escape a sentence; `names` between backticks are set as code."""
+    parts = str(escape(sentence)).split("`")
+    if len(parts) % 2 == 0:  # a backtick without its partner
+        return escape(sentence)
+    return Markup("".join(f"<code>{part}</code>" if i % 2 else part for i, part in enumerate(parts)))
 
 
 def read_task(
@@ -217,7 +234,9 @@ def read_task(
             for _, label in named
         ],
         reductions=[(DASHES[i % len(DASHES)], label) for i, label in enumerate(reduction_names(layers))],
-        paired=read_paired(raw.get("paired") or [], selected, leaderboard, metric, options.paired),
+        paired=read_paired(
+            raw.get("paired") or [], selected, leaderboard, metric, options.paired, ties=raw.get("ties")
+        ),
         confusion=read_confusion(raw.get("confusion"), max_classes=options.confusion_classes),
         notes=[str(note) for note in raw.get("notes") or []],
         num_rows=len(leaderboard),

@@ -74,8 +74,9 @@ def make_sample(
         leaderboard = grown(rng, leaderboard, num_rows)
     transferred, pixels, noise = 0.921, 0.818, 0.772
     headline = {
-        "sentence": "With 5 labels a class, features transferred from printed letters read handwritten "
-        "digits 10.3 points better than pixels and 14.9 points better than random ones.",
+        "sentence": "With 5 labels a class on `digit`, transferred features (glyphnet) reach 92.1 %: "
+        "14.9 points [11.8, 18.3] ahead of random weights and 10.3 [7.1, 13.8] ahead of pixels "
+        "(balanced accuracy, validation, 10 draws; 95 % bootstrap over samples and draws).",
         "task": "digit",
         "metric": "balanced_accuracy",
         "k_shot": 5,

@@ -134,7 +134,10 @@ def test_importing_the_report_imports_no_torch():
 def test_headline_is_said_and_drawn(make_sample, render):
     comparison, leaderboard, cards = make_sample()
     page = render(comparison, leaderboard, cards)
-    assert page.inside["h1"] == [comparison["headline"]["sentence"]]
+    (said,) = page.inside["h1"]
+    assert said.startswith("With 5 labels a class on digit, transferred features (glyphnet) reach")
+    assert said.endswith("10.3 [7.1, 13.8] ahead of pixels.")
+    assert "Balanced accuracy, validation, 10 draws; 95 % bootstrap over samples and draws." in page.text
     assert "+10.3 transferred − pixels" in page.text.replace("  ", " ")
     assert "+7.1 to +13.8" in page.text
     assert len(page.classed("zero")) == 2  # one a difference
@@ -282,11 +285,28 @@ def test_cards_show_what_was_computed_by_what(make_sample, render):
     assert "1 sample could not be embedded" in page.text and "a.png: truncated" in page.text
 
 
+def test_ties_are_those_that_selection_names(make_sample, render):
+    comparison, leaderboard, cards = make_sample()
+    digit = comparison["tasks"]["digit"]
+    assert "All 52 other arms can be told from it" in render(comparison, leaderboard, cards).text
+    digit["ties"] = [digit["paired"][0]["arm"], digit["paired"][1]["arm"]]
+    assert "2 of 52 other arms cannot be told apart" in render(comparison, leaderboard, cards).text
+
+
 def test_input_is_left_as_it_was(make_sample, render):
     sample = make_sample()
     before = copy.deepcopy(sample)
     render(*sample)
     assert sample == before
+
+
+@pytest.mark.parametrize("sentence", ["a `b", "`", "x (y", "(all)", "", "a\nb (c)", "<i>`<b>`</i> (<u>)."])
+def test_any_sentence_is_said_whole(render, sentence):
+    page = render({"headline": {"sentence": sentence}, "tasks": {}}, [], {})
+    assert page.tags("i") == page.tags("b") == page.tags("u") == []
+    words = re.findall(r"\w+", sentence)
+    said = page.text.split("What was learnt")[1]
+    assert re.findall(r"\w+", said)[: len(words)] == words
 
 
 def test_missing_tasks_are_named(tmp_path):
