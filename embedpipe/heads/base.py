@@ -204,8 +204,9 @@ class ClassifierHead(ClassifierMixin, Head):  # type: ignore[misc]
 
     def predict(self, X: Any) -> np.ndarray:
         """The class of the highest score; the first of equals."""
-        winners: np.ndarray = self.classes_[np.argmax(self._scores(self._check_predict(X)), axis=1)]
-        return winners
+        winners_N = np.argmax(self._scores(self._check_predict(X)), axis=1)
+        predicted: np.ndarray = self.classes_[winners_N]
+        return predicted
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Probabilities, float64, shape (N, K); rows sum to 1."""

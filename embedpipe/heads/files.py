@@ -96,10 +96,7 @@ def _read_card(folder: Path) -> dict[str, Any]:
         raise WeightsError(
             f"{folder / CARD}: damaged: not valid JSON ({error}); train the head again"
         ) from error
-    if (
-        not isinstance(card, dict)
-        or not {"format_version", "family", "kind", "params", "digests"} <= card.keys()
-    ):
+    if not isinstance(card, dict) or not {"format_version", "family", "kind", "params"} <= card.keys():
         raise WeightsError(f"{folder / CARD}: not the card of a saved head; train the head again")
     if card["format_version"] != FORMAT_VERSION:
         raise WeightsError(

@@ -142,7 +142,7 @@ class SvmOptions(HeadOptions):
     """Linear support vector machine, one against the rest, squared hinge."""
 
     C: Positives = Field(
-        default=(1e-4, 1e-3, 1e-2, 1e-1, 1.0),
+        default=(1e-4, 1e-3, 1e-2, 1e-1),
         description="Inverse strength of the L2 penalty, scikit-learn's C; lower than for logistic, "
         "since the squared hinge grows faster.",
     )

@@ -25,7 +25,7 @@ class LinearPathHead(LinearClassifierHead):
     objective_: float
 
     def __init__(
-        self, C: float = 1.0, *, standardise: bool = True, tol: float = 1e-7, max_iter: int = 3000
+        self, C: float = 1.0, *, standardise: bool = True, tol: float = 1e-6, max_iter: int = 3000
     ) -> None:
         self.C = C
         self.standardise = standardise

@@ -63,6 +63,11 @@ class SvmHead(LinearPathHead):
 
     family = "svm"
 
+    def __init__(
+        self, C: float = 0.01, *, standardise: bool = True, tol: float = 1e-4, max_iter: int = 3000
+    ) -> None:
+        super().__init__(C, standardise=standardise, tol=tol, max_iter=max_iter)
+
     @staticmethod
     def _loss(codes: np.ndarray, num_classes: int) -> Loss:
         return SquaredHingeLoss(codes, num_classes)

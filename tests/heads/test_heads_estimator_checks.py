@@ -1,0 +1,42 @@
+"""scikit-learn's own estimator checks, on every head that claims its interface."""
+
+from __future__ import annotations
+
+import warnings
+
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from embedpipe.heads.base import Head
+from embedpipe.heads.centroid import CentroidHead
+from embedpipe.heads.foreign import SklearnClassifierHead, SklearnRegressorHead
+from embedpipe.heads.knn import KnnClassifierHead, KnnRegressorHead
+from embedpipe.heads.logistic import LogisticHead
+from embedpipe.heads.mlp import MlpClassifierHead, MlpRegressorHead
+from embedpipe.heads.ridge import RidgeClassifierHead, RidgeRegressorHead
+from embedpipe.heads.svm import SvmHead
+
+HEADS = [
+    LogisticHead(),
+    RidgeClassifierHead(),
+    RidgeRegressorHead(),
+    SvmHead(),
+    CentroidHead(),
+    KnnClassifierHead(),
+    KnnRegressorHead(),
+    MlpClassifierHead(hidden=16),
+    MlpRegressorHead(hidden=16),
+    SklearnClassifierHead("sklearn:discriminant_analysis.LinearDiscriminantAnalysis"),
+    SklearnRegressorHead("sklearn:linear_model.Ridge"),
+]
+
+
+def expected_failures(head: Head) -> dict[str, str]:
+    return {}
+
+
+@parametrize_with_checks(HEADS, expected_failed_checks=expected_failures)
+def test_scikit_learns_checks_hold(estimator, check):
+    with warnings.catch_warnings():
+        # the checks themselves skip what does not apply by a warning
+        warnings.simplefilter("default")
+        check(estimator)
