@@ -5,7 +5,7 @@ A small Parquet in the working folder. It only saves reading: lost or damaged, i
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pyarrow as pa
@@ -45,13 +45,14 @@ def remembered(path: Path, source: str) -> dict[str, Seen]:
     return {locator: Seen(stamp, key, reason) for locator, stamp, key, reason in zip(*columns, strict=True)}
 
 
-def remember(path: Path, source: str, samples: Iterable[Scanned]) -> None:
-    """Keep what this run saw, in place of what the last one did."""
-    rows = [
-        (sample.locator, sample.stamp, sample.key, sample.reason)
-        for sample in samples
-        if sample.stamp is not None
-    ]
+def remember(path: Path, source: str, seen: Mapping[str, Seen]) -> None:
+    """Keep what is known now, by locator, in place of what was known before."""
+    rows = [(locator, item.stamp, item.key, item.reason) for locator, item in seen.items()]
     arrays = [pa.array([row[i] for row in rows], type=field.type) for i, field in enumerate(_SCHEMA)]
     schema = _SCHEMA.with_metadata({b"version": _VERSION, b"source": source.encode()})
     write_parquet(path, pa.Table.from_arrays(arrays, schema=schema))
+
+
+def seen_now(samples: Iterable[Scanned]) -> dict[str, Seen]:
+    """What is worth remembering of a scan."""
+    return {s.locator: Seen(s.stamp, s.key, s.reason) for s in samples if s.stamp is not None}

@@ -17,7 +17,7 @@ from typing import Any
 
 from embedpipe.errors import ConfigError, DataError, TooManyFailed
 from embedpipe.ingest.labels import column_of, text_of, write_labels
-from embedpipe.ingest.memory import remember, remembered
+from embedpipe.ingest.memory import remember, remembered, seen_now
 from embedpipe.ingest.options import DatasetOptions, SplitOptions
 from embedpipe.manifest import splits as splitting
 from embedpipe.manifest.files import write_bytes
@@ -108,11 +108,17 @@ def ingest(
     memory_path = cache_dir / "seen.parquet"
     memory_of = canonical_json({"source": described, "root": str(root.resolve())})
     known = remembered(memory_path, memory_of)
+    scanned: list[Scanned] = []
+    whole = False
     try:
-        scanned = list(source.scan(known, progress))
+        for sample in source.scan(known, progress):
+            scanned.append(sample)
+        whole = True
     except DataError as error:
         raise type(error)(f"{where}: {error}") from error
-    remember(memory_path, memory_of, scanned)
+    finally:
+        if scanned:  # interrupted, the work so far is kept beside what was known
+            remember(memory_path, memory_of, {**({} if whole else known), **seen_now(scanned)})
 
     failed = [sample for sample in scanned if sample.key is None]
     samples = [sample for sample in scanned if sample.key is not None]

@@ -1,7 +1,7 @@
 """Make the targets of one task: join labels to samples, check them, and seal those of the test.
 
-Reads a manifest and labels (of the data set, or a table of their own); writes `open.parquet` and
-`sealed.parquet`. Knows nothing of features.
+Reads a manifest and labels (of the data set, or a table of their own); writes the open
+targets and those of the test, in two files. Knows nothing of features.
 """
 
 from __future__ import annotations
@@ -16,14 +16,13 @@ from typing import Any
 
 from embedpipe.errors import DataError
 from embedpipe.ingest.labels import read_labels, text_of
-from embedpipe.ingest.options import TaskOptions
+from embedpipe.ingest.task_options import TaskOptions
 from embedpipe.manifest.table import Manifest
 from embedpipe.manifest.targets import Targets
 from embedpipe.params import did_you_mean
 from embedpipe.sources.base import Label
 from embedpipe.sources.rows import Rows, is_table, read_rows
 
-OPEN, SEALED = "open.parquet", "sealed.parquet"
 ID_COLUMNS = ("sample_id", "id")
 _OPEN_SPLITS = ("train", "val", "excluded")
 
@@ -54,7 +53,14 @@ class TargetsSummary:
 
 
 def make_targets(
-    task: str, options: TaskOptions, *, manifest: Manifest, labels_path: Path, root: Path, out_dir: Path
+    task: str,
+    options: TaskOptions,
+    *,
+    manifest: Manifest,
+    labels_path: Path,
+    root: Path,
+    open_path: Path,
+    sealed_path: Path,
 ) -> TargetsSummary:
     """Make the targets of one task.
 
@@ -68,8 +74,8 @@ def make_targets(
         The label table that ingest wrote for that data set.
     root : Path
         The folder of params.yaml, where a relative path of labels starts.
-    out_dir : Path
-        Gets open.parquet and sealed.parquet.
+    open_path, sealed_path : Path
+        Get the targets of train, val and excluded samples, and those of the test.
 
     Raises
     ------
@@ -114,8 +120,8 @@ def make_targets(
     targets = Targets.from_rows(
         task, options.kind, classes, sample_ids=sample_ids, splits=splits, labels=labels
     )
-    targets.where(split=_OPEN_SPLITS).write(out_dir / OPEN)
-    targets.where(split="test").write(out_dir / SEALED)
+    targets.where(split=_OPEN_SPLITS).write(open_path)
+    targets.where(split="test").write(sealed_path)
     return TargetsSummary(task, options.kind, classes, num, notes)
 
 
