@@ -23,7 +23,8 @@ from embedpipe.evaluate.options import (
 from embedpipe.extract.options import ExtractOptions
 from embedpipe.heads.options import HeadOptions
 from embedpipe.heads.registry import head_options
-from embedpipe.ingest.options import DatasetOptions, TaskOptions
+from embedpipe.ingest.options import DatasetOptions
+from embedpipe.ingest.task_options import TaskOptions
 from embedpipe.params import StrictModel, did_you_mean, load_yaml, problems
 from embedpipe.report.options import ReportOptions
 

@@ -25,7 +25,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for a machine instead of a table for a person.")]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print JSON for a machine instead of a table for a person.")
+]
 _project: list[Path | None] = [None]
 _STEPS, _QUESTIONS = "Steps, in order", "Questions"
 
@@ -58,9 +60,13 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def common(
-    project: Annotated[Path | None, typer.Option(help="Folder of params.yaml; default: the current one.")] = None,
+    project: Annotated[
+        Path | None, typer.Option(help="Folder of params.yaml; default: the current one.")
+    ] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of mistakes too.")] = False,
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     _project[0] = project
     if project is not None:
@@ -111,7 +117,9 @@ def ingest(
 
 
 @app.command(rich_help_panel=_STEPS)
-def source(models: Annotated[list[str] | None, typer.Argument(help="Source models; default: all.")] = None) -> None:
+def source(
+    models: Annotated[list[str] | None, typer.Argument(help="Source models; default: all.")] = None,
+) -> None:
     """Train the source models that params.yaml trains here."""
     workspace, params = _open()
     from embedpipe.steps.source import train_source_model
@@ -120,7 +128,9 @@ def source(models: Annotated[list[str] | None, typer.Argument(help="Source model
 
 
 @app.command(rich_help_panel=_STEPS)
-def extract(backbones: Annotated[list[str] | None, typer.Argument(help="Backbones; default: all.")] = None) -> None:
+def extract(
+    backbones: Annotated[list[str] | None, typer.Argument(help="Backbones; default: all.")] = None,
+) -> None:
     """Run each backbone over the samples that its store lacks."""
     workspace, params = _open()
     from embedpipe.steps.extract import extract_features
@@ -167,7 +177,9 @@ def report() -> None:
 @app.command(rich_help_panel=_STEPS)
 def test(
     task: Annotated[list[str] | None, typer.Option("--task", help="Tasks; default: all.")] = None,
-    arm: Annotated[list[str] | None, typer.Option("--arm", help="Arms by id; default: the selected ones.")] = None,
+    arm: Annotated[
+        list[str] | None, typer.Option("--arm", help="Arms by id; default: the selected ones.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Open the sealed test for the selected arms (or those named) and log that it was read."""
@@ -220,7 +232,9 @@ def taps(
 
 @app.command(rich_help_panel=_QUESTIONS)
 def verify(
-    backbones: Annotated[list[str] | None, typer.Argument(help="Backbones; default: all that have a store.")] = None,
+    backbones: Annotated[
+        list[str] | None, typer.Argument(help="Backbones; default: all that have a store.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Read every stored file again and compare it with its checksum. Exit code 1 if any is damaged."""
@@ -228,7 +242,9 @@ def verify(
     from embedpipe.cli.tables import show_verified
     from embedpipe.steps.verify import verify_stores
 
-    checked = verify_stores(workspace, _chosen(backbones, params.backbones, "backbone"), named=bool(backbones))
+    checked = verify_stores(
+        workspace, _chosen(backbones, params.backbones, "backbone"), named=bool(backbones)
+    )
     _print_json(checked) if as_json else show_verified(checked)
     if any(one["damages"] for one in checked):
         raise typer.Exit(1)

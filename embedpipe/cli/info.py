@@ -20,7 +20,8 @@ def collect(workspace: Workspace, params: Params) -> dict[str, Any]:
         "datasets": {name: _dataset(workspace.manifest(name)) for name in params.datasets},
         "tasks": {name: {"on": task.on, "kind": task.kind} for name, task in params.tasks.items()},
         "backbones": {
-            name: {"role": params.roles[name], "store": _store(workspace.features(name))} for name in params.backbones
+            name: {"role": params.roles[name], "store": _store(workspace.features(name))}
+            for name in params.backbones
         },
         "heads": {name: options.family for name, options in params.head_options().items()},
         "selection": _json(workspace.selection),
@@ -57,7 +58,9 @@ def show(workspace: Workspace, found: dict[str, Any]) -> None:
     console.print("params.yaml is valid", style="green")
     for name, dataset in found["datasets"].items():
         state = (
-            f"{dataset['samples']:,} samples (" + ", ".join(f"{s} {n:,}" for s, n in dataset["splits"].items()) + ")"
+            f"{dataset['samples']:,} samples ("
+            + ", ".join(f"{s} {n:,}" for s, n in dataset["splits"].items())
+            + ")"
             if dataset
             else "not ingested yet"
         )

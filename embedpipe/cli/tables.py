@@ -57,11 +57,19 @@ def show_plan(plan: Estimate) -> None:
 def show_nodes(backbone: str, nodes: Sequence[Mapping[str, Any]]) -> None:
     """Every node that can be tapped."""
     table = Table(title=f"taps of {backbone}, one sample in float16", title_justify="left")
-    for column, justify in (("node", "left"), ("shape", "left"), ("layout", "left"), ("bytes", "right"), ("depth", "right")):
+    for column, justify in (
+        ("node", "left"),
+        ("shape", "left"),
+        ("layout", "left"),
+        ("bytes", "right"),
+        ("depth", "right"),
+    ):
         table.add_column(column, justify=justify)  # type: ignore[arg-type]
     for node in nodes:
         shape = " × ".join(str(size) for size in node["shape"])
-        table.add_row(node["name"], shape, node["layout"], nbytes_text(node["nbytes"]), f"{node['depth']:.2f}")
+        table.add_row(
+            node["name"], shape, node["layout"], nbytes_text(node["nbytes"]), f"{node['depth']:.2f}"
+        )
     out().print(table)
 
 
@@ -70,10 +78,18 @@ def show_verified(checked: Sequence[Mapping[str, Any]]) -> None:
     console = out()
     for one in checked:
         if not one["damages"]:
-            console.print(f"{one['where']}: {one['num_files']:,} files, {nbytes_text(one['nbytes'])}: all as written", markup=False)
+            console.print(
+                f"{one['where']}: {one['num_files']:,} files, {nbytes_text(one['nbytes'])}: all as written",
+                markup=False,
+            )
             continue
-        console.print(f"{one['where']}: {len(one['damages'])} of {one['num_files']:,} files damaged", style="red", markup=False)
+        console.print(
+            f"{one['where']}: {len(one['damages'])} of {one['num_files']:,} files damaged",
+            style="red",
+            markup=False,
+        )
         for damage in one["damages"]:
             console.print(
-                f"  {damage['path']}: {damage['kind']}: expected {damage['expected']}, found {damage['found']}", markup=False
+                f"  {damage['path']}: {damage['kind']}: expected {damage['expected']}, found {damage['found']}",
+                markup=False,
             )

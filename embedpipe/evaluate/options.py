@@ -42,8 +42,8 @@ class SelectOptions(StrictModel):
     )
     by: Metric = Field(
         "balanced_accuracy",
-        description="Metric that chooses; balanced, so that a frequent class cannot carry an arm. A task of the "
-        "other kind uses its own default: r2 for numbers, balanced_accuracy for classes.",
+        description="Metric that chooses; balanced, so that a frequent class cannot carry an arm. "
+        "A task of the other kind uses its own default: r2 for numbers, balanced_accuracy for classes.",
     )
 
 
@@ -51,7 +51,7 @@ class CompareOptions(StrictModel):
     """How arms are compared."""
 
     k_shot: list[int | Literal["all"]] = Field(
-        default_factory=lambda: [5, "all"],
+        default=[5, "all"],
         description="Labels a class to train on; `all` is always trained, since selection reads it. "
         "5 is where transfer shows most on small tasks.",
     )
@@ -63,7 +63,7 @@ class CompareOptions(StrictModel):
     )
     heads: list[str] | None = Field(
         None,
-        description="Names of the heads that train at each numeric k_shot; by default the first under `heads:`, "
+        description="Names of the heads that train at each numeric k_shot; by default the first of `heads:`, "
         "since each costs draws x folds x taps fits.",
     )
     test: Literal["sealed", "open"] = Field(

@@ -99,7 +99,8 @@ class ArmScores:
             missing = wanted[~found]
             raise DataError(
                 f"arm {self.arm!r}: expected a prediction for {len(wanted)} samples, found none for "
-                f"{len(missing)}: {', '.join(missing[:5])}{'…' if len(missing) > 5 else ''}; train the task again"
+                f"{len(missing)}: {', '.join(missing[:5])}{'…' if len(missing) > 5 else ''}; "
+                "train the task again"
             )
         return self.scores[:, order[place]]
 
@@ -181,6 +182,9 @@ class Predictions:
     def arms(self) -> list[tuple[str, int]]:
         """(arm, k_shot) of everything in the table, sorted."""
         return sorted(self._rows)
+
+    def has(self, arm: str, k_shot: int) -> bool:
+        return (arm, k_shot) in self._rows
 
     def scores(self, arm: str, k_shot: int = 0) -> ArmScores:
         """Scores of one arm.

@@ -81,7 +81,9 @@ def _calibrate(session: Session, plan: GrowthPlan) -> float:
     segment = plan.blocks[0].segments[0]
     size = session.extract.batch
     rows = segment.rows[: size * CALIBRATION_BATCHES]
-    batches = [Batch(rows[i : i + size], plan.wanted_of_row[rows[i : i + size]]) for i in range(0, len(rows), size)]
+    batches = [
+        Batch(rows[i : i + size], plan.wanted_of_row[rows[i : i + size]]) for i in range(0, len(rows), size)
+    ]
     times = None
     for _ in range(2):  # the first round warms caches and kernels up
         times = embed(

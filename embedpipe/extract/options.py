@@ -17,9 +17,9 @@ def _decode_threads() -> int:
 class ExtractOptions(StrictModel):
     """How features are computed. What decides their values (precision, dtype, device kind) is part of the store's spec."""
 
-    executor: Literal["serial"] = Field("serial", description="Who runs the blocks; one process on this machine.")
     device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="Where the backbone runs; auto takes CUDA where there is one. One device kind a store."
+        "auto",
+        description="Where the backbone runs; auto takes CUDA where there is one. One device kind a store.",
     )
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
@@ -30,17 +30,27 @@ class ExtractOptions(StrictModel):
         "float16", description="Storage dtype; float16 halves the disk and costs 5e-4 of relative precision."
     )
     batch: int = Field(
-        32, ge=1, le=65536, description="Samples a forward pass; fixed, so that results do not depend on history."
+        32,
+        ge=1,
+        le=65536,
+        description="Samples a forward pass; fixed, so that results do not depend on history.",
     )
     decode_threads: int = Field(
-        default_factory=_decode_threads, ge=1, le=256, description="Threads that read and decode; default one a core, at most 8."
+        default_factory=_decode_threads,
+        ge=1,
+        le=256,
+        description="Threads that read and decode; default one a core, at most 8.",
     )
     max_failed: float = Field(
         0.01, ge=0.0, le=1.0, description="Share of samples that may be unreadable before the run stops."
     )
     on_mismatch: Literal["refuse", "new_group"] = Field(
-        "refuse", description="What to do when the backbone no longer computes what it stored (the probe differs)."
+        "refuse",
+        description="What to do when the backbone no longer computes what it stored (the probe differs).",
     )
     journal_s: float = Field(
-        5.0, ge=0.0, le=60.0, description="Seconds between syncs of the journal: the most work that a kill costs."
+        5.0,
+        ge=0.0,
+        le=60.0,
+        description="Seconds between syncs of the journal: the most work that a kill costs.",
     )

@@ -48,7 +48,9 @@ def gather(datasets: Sequence[tuple[Manifest, Source]], backbone: str, modality:
     """
     fitting = [(m, s) for m, s in datasets if m.modality == modality]
     if not fitting:
-        found = ", ".join(f"{m.dataset} ({m.modality})" for m, _ in datasets) or "no data set of domain target"
+        found = (
+            ", ".join(f"{m.dataset} ({m.modality})" for m, _ in datasets) or "no data set of domain target"
+        )
         raise DataError(
             f"params.yaml: backbones.{backbone}: expected a data set of {modality}s to embed, found {found}"
         )

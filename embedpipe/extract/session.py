@@ -91,7 +91,11 @@ class Session:
             "role": self.options.role,
             "spec": self.spec.to_dict(),
             "taps": {
-                tap.name: {**tap.to_dict(), "shape": list(shapes[tap.name]), "depth": round(infos[tap.name].depth, 6)}
+                tap.name: {
+                    **tap.to_dict(),
+                    "shape": list(shapes[tap.name]),
+                    "depth": round(infos[tap.name].depth, 6),
+                }
                 for tap in self.tap_specs
             },
         }

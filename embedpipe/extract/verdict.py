@@ -40,8 +40,14 @@ def judge(times: StepTimes, device_kind: str) -> Verdict:
     advice = {
         "decode": "reading and decoding: raise extract.decode_threads, or store smaller images",
         "forward": "the backbone: name only the taps you need (nothing behind the deepest is computed)"
-        + (", or set extract.precision: bfloat16, or use a GPU" if device_kind == "cpu" else ", or raise extract.batch"),
+        + (
+            ", or set extract.precision: bfloat16, or use a GPU"
+            if device_kind == "cpu"
+            else ", or raise extract.batch"
+        ),
         "write": "the disk: reduce more (gap instead of none), or move EMBEDPIPE_CACHE to a faster disk",
     }[bottleneck]
     share = shares[bottleneck] / max(times.total_s, 1e-9)
-    return Verdict(bottleneck, f"{share:.0%} of the time went to {advice}", times.num_samples / max(times.total_s, 1e-9))
+    return Verdict(
+        bottleneck, f"{share:.0%} of the time went to {advice}", times.num_samples / max(times.total_s, 1e-9)
+    )

@@ -1,6 +1,6 @@
 """The targets of one task: a table of its own, so that fixing a label reruns that task alone.
 
-Written in two files: `open.parquet` (train, val, excluded) and `sealed.parquet` (test), which only the
+Written in two files: open targets (train, val, excluded) and sealed ones (test), which only the
 test step reads. Both list the same classes.
 """
 

@@ -75,7 +75,9 @@ def list_nodes(workspace: Workspace, backbone: str) -> list[dict[str, Any]]:
 def _target_datasets(workspace: Workspace, sections: Sections) -> list[tuple[Manifest, Source]]:
     """Data sets of the target domain, in the order of params.yaml; the source domain is trained on, not embedded."""
     named = [
-        name for name, raw in sections.raw("datasets").items() if (raw or {}).get("domain", "target") == "target"
+        name
+        for name, raw in sections.raw("datasets").items()
+        if (raw or {}).get("domain", "target") == "target"
     ]
     manifests = [Manifest.read(workspace.manifest(name)) for name in named]
     return [(manifest, open_source(manifest.source, workspace.root)) for manifest in manifests]

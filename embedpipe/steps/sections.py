@@ -31,7 +31,9 @@ class Sections:
             If params.yaml lacks it: DVC tracks sections by name, so an empty one is written as ``{}``.
         """
         if section not in self._raw:
-            raise ConfigError(f"{self._path.name}: {section}: required, but missing; write `{section}: {{}}` for none")
+            raise ConfigError(
+                f"{self._path.name}: {section}: required, but missing; write `{section}: {{}}` for none"
+            )
         return self._raw[section]
 
     def one(self, section: str, name: str, model: type[Model]) -> Model:

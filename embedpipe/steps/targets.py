@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from embedpipe.ingest.options import TaskOptions
 from embedpipe.ingest.targets import TargetsSummary, make_targets
+from embedpipe.ingest.task_options import TaskOptions
 from embedpipe.manifest.table import Manifest
 from embedpipe.steps.sections import Sections
 from embedpipe.terminal import say
@@ -19,7 +19,8 @@ def make_task_targets(workspace: Workspace, task: str) -> TargetsSummary:
         manifest=Manifest.read(workspace.manifest(options.on)),
         labels_path=workspace.labels(options.on),
         root=workspace.root,
-        out_dir=workspace.targets_dir(task),
+        open_path=workspace.open_targets(task),
+        sealed_path=workspace.sealed_targets(task),
     )
     what = f"{len(summary.classes)} classes" if summary.kind == "classes" else "a number"
     say(f"{task}: {what}; " + ", ".join(f"{split} {num:,}" for split, num in summary.num.items()))

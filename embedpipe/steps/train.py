@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from embedpipe.evaluate.options import Baselines, CompareOptions, SelectOptions
 from embedpipe.heads.registry import head_options
-from embedpipe.ingest.options import TaskOptions
+from embedpipe.ingest.task_options import TaskOptions
 from embedpipe.manifest.table import Manifest
 from embedpipe.steps.sections import Sections
 from embedpipe.terminal import progress_bar, say
@@ -16,7 +16,9 @@ def train_heads(workspace: Workspace, task: str) -> TrainSummary:
     """Fit what is not finished yet; write heads, predictions and scores."""
     sections = Sections(workspace)
     options = sections.one("tasks", task, TaskOptions)
-    backbones = [name for name in sections.raw("backbones") if options.backbones is None or name in options.backbones]
+    backbones = [
+        name for name in sections.raw("backbones") if options.backbones is None or name in options.backbones
+    ]
     with progress_bar(f"training heads of {task}") as progress:
         summary = train_task(
             task,
@@ -38,7 +40,9 @@ def train_heads(workspace: Workspace, task: str) -> TrainSummary:
             seed=sections.seed(),
             progress=progress,
         )
-    say(f"{task}: {summary.num_arms:,} arms, {summary.num_fitted:,} fitted now, {summary.num_recalled:,} already there")
+    say(
+        f"{task}: {summary.num_arms:,} arms, {summary.num_fitted:,} fitted now, {summary.num_recalled:,} already there"
+    )
     for note in summary.notes:
         say(f"{task}: {note}")
     return summary

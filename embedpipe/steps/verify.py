@@ -13,7 +13,9 @@ from embedpipe.store.verification import VerifyReport, verify
 from embedpipe.workspace import Workspace
 
 
-def verify_stores(workspace: Workspace, backbones: Sequence[str], *, named: bool = False) -> list[dict[str, Any]]:
+def verify_stores(
+    workspace: Workspace, backbones: Sequence[str], *, named: bool = False
+) -> list[dict[str, Any]]:
     """Verify each backbone's published store, and the working groups of its spec.
 
     Parameters
@@ -36,14 +38,20 @@ def verify_stores(workspace: Workspace, backbones: Sequence[str], *, named: bool
             continue
         checked.append(_described(f"{backbone}, published", verify(path)))
         card = path / "card.json"
-        spec = BackboneSpec.from_dict(json.loads(card.read_text(encoding="utf-8"))["spec"]) if card.exists() else None
+        spec = (
+            BackboneSpec.from_dict(json.loads(card.read_text(encoding="utf-8"))["spec"])
+            if card.exists()
+            else None
+        )
         checked += [
             _described(f"{backbone}, working store {group.path.name}", verify(group.path))
             for group in groups
             if group.spec == spec
         ]
     if not checked:
-        raise DataError(f"{workspace.data / 'features'}: expected a store to verify, found none; run `dvc repro`")
+        raise DataError(
+            f"{workspace.data / 'features'}: expected a store to verify, found none; run `dvc repro`"
+        )
     return checked
 
 

@@ -6,24 +6,23 @@ nothing here names.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from embedpipe.errors import DataError
 from embedpipe.evaluate.arms import MAJORITY, SHUFFLED, arm_dir
+from embedpipe.evaluate.files import write_json
 from embedpipe.evaluate.metrics import metric_of
 from embedpipe.evaluate.options import CompareOptions, SelectOptions, check_k_shot_heads
 from embedpipe.evaluate.predictions import Predictions
 from embedpipe.features.table import Features, open_features
 from embedpipe.heads.options import HeadOptions
-from embedpipe.manifest.files import write_bytes
 from embedpipe.manifest.kshot import k_shot_indices
 from embedpipe.manifest.table import Manifest
 from embedpipe.manifest.targets import Targets
@@ -91,7 +90,7 @@ def train_task(
     features
         Published store of each backbone by name, in the order of params.yaml.
     targets_path
-        `data/targets/<T>/open.parquet`.
+        `data/targets/<T>.parquet`: the open targets.
     task_heads, task_backbones
         What the task restricts itself to; None allows all.
     seed
@@ -155,7 +154,7 @@ def train_task(
         "arms": written.rows,
         "notes": written.notes,
     }
-    write_bytes(paths.scores, _json(about))
+    write_json(paths.scores, about)
     return TrainSummary(
         task, len(written.arms), run.memo.num_computed, run.memo.num_recalled, tuple(written.notes)
     )
@@ -181,10 +180,16 @@ def _draws_of(
         ]
     train = samples.train
     ids, codes = samples.sample_ids[train], samples.truth[train]
-    draws = {
-        k: [train[k_shot_indices(ids, codes, k, seed=seed, draw=draw)] for draw in range(compare.draws)]
-        for k in compare.numeric_k_shot
-    }
+    try:
+        draws = {
+            k: [
+                train[k_shot_indices(ids, codes, k, draw=draw, seed=seed, classes=samples.classes)]
+                for draw in range(compare.draws)
+            ]
+            for k in compare.numeric_k_shot
+        }
+    except DataError as error:
+        raise DataError(f"task {samples.task!r}: {error}") from error
     return draws, []
 
 
@@ -285,10 +290,6 @@ def _write_heads(results: Results, samples: TaskSamples, heads_dir: Path) -> Non
             "tap": unit.tap.name,
             "num_train": int(samples.num["train"]),
         }
-        write_bytes(folder / "arm.json", _json(card))
+        write_json(folder / "arm.json", card)
     shutil.rmtree(heads_dir, ignore_errors=True)
     scratch.rename(heads_dir)
-
-
-def _json(value: Any) -> bytes:
-    return (json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode()

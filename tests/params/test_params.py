@@ -138,7 +138,7 @@ def test_exponents_without_a_point_are_numbers(tmp_path: Path) -> None:
 def test_a_key_written_twice_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_text("seed: 0\ntasks:\n  a: {on: x}\n  a: {on: y}\n")
-    with pytest.raises(ConfigError, match=r"the key 'a' is written twice.*line 4"):
+    with pytest.raises(ConfigError, match=r'line 4: not valid YAML: found duplicate key "a"'):
         load_yaml(path)
 
 
@@ -160,3 +160,9 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str, words: 
 def test_a_missing_file_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no such file; run from the folder that holds params\.yaml"):
         load_yaml(tmp_path / "params.yaml")
+
+
+def test_yaml_is_read_as_dvc_reads_it(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text("tasks: {a: {on: x, flag: yes}}\nC: 1e-3\n")
+    assert load_yaml(path) == {"tasks": {"a": {"on": "x", "flag": "yes"}}, "C": 0.001}

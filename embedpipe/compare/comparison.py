@@ -1,0 +1,229 @@
+"""Compare the arms of every task: leaderboard, metrics, curves and the headline.
+
+Reads what training and selection wrote and the open targets; test figures come from the log of test
+openings, or from sealed targets where the user opens the test for every comparison.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from embedpipe.compare.curves import confusion, layer_curve, learning_curve, paired
+from embedpipe.compare.headline import headline
+from embedpipe.compare.plots import write_plots
+from embedpipe.compare.test_log import find_record, num_openings, read_log
+from embedpipe.errors import DataError
+from embedpipe.evaluate.arms import ALL, SHUFFLED, k_code
+from embedpipe.evaluate.evidence import Evidence, TaskFiles, is_baseline, open_evidence
+from embedpipe.evaluate.files import write_json
+from embedpipe.evaluate.metrics import sign_of
+from embedpipe.manifest.targets import Targets
+from embedpipe.progress import Progress, silent
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything a comparison found, as JSON values.
+
+    Attributes
+    ----------
+    leaderboard : list of dict
+        One row an arm and k_shot; by task, all labels first, best first.
+    metrics : dict
+        Nested by task and arm, numbers alone, for `dvc metrics`.
+    comparison : dict
+        Headline, and for each task its confusion, curves and paired differences.
+    """
+
+    leaderboard: list[dict[str, Any]]
+    metrics: dict[str, Any]
+    comparison: dict[str, Any]
+
+    def write(self, *, leaderboard: Path, metrics: Path, comparison: Path, plots_dir: Path) -> None:
+        """Write the JSON files, and flat CSV below `plots_dir` for `dvc plots`."""
+        write_json(leaderboard, self.leaderboard)
+        write_json(metrics, self.metrics)
+        write_json(comparison, self.comparison)
+        write_plots(plots_dir, self.comparison)
+
+
+def compare(
+    tasks: Mapping[str, TaskFiles],
+    selection: Mapping[str, Any],
+    *,
+    baselines: Sequence[str] = (),
+    seed: int = 0,
+    test_log: Path | None = None,
+    sealed: Mapping[str, Path] | None = None,
+    progress: Progress = silent,
+) -> Comparison:
+    """Compare all arms on validation, and on the test where it was opened.
+
+    Parameters
+    ----------
+    tasks
+        In the order of params.yaml.
+    selection
+        What `select` returned or wrote.
+    test_log
+        Log of test openings. A row of the leaderboard shows test figures where the log has them for the
+        very predictions that the row is about.
+    sealed
+        Sealed targets of each task: given only where the user set `compare.test: open`.
+
+    Raises
+    ------
+    DataError
+        If a file is missing, or selection and predictions are of different runs.
+    """
+    records = read_log(test_log) if test_log is not None else []
+    board: list[dict[str, Any]] = []
+    metrics: dict[str, Any] = {}
+    about: dict[str, Any] = {}
+    evidences: dict[str, Evidence] = {}
+    for done, (task, files) in enumerate(tasks.items()):
+        progress(done, len(tasks), "tasks")
+        evidence = evidences[task] = open_evidence(task, files, seed=seed)
+        chosen = _selection_of(task, selection, evidence)
+        test = None
+        if sealed is not None:
+            test = open_evidence(task, files, seed=seed, split="test", targets=Targets.read(sealed[task]))
+        rows = leaderboard_rows(evidence, chosen, baselines=baselines, records=records, test=test)
+        board += rows
+        about[task] = _task_section(evidence, chosen, baselines, opened=sealed is not None)
+        metrics[task] = _metrics_section(rows, chosen)
+        progress(done + 1, len(tasks), "tasks")
+    chosen_tasks = {task: selection["tasks"][task] for task in tasks}
+    head = headline(evidences, chosen_tasks)
+    if head.get("differences"):
+        named = {one["name"].replace(" - ", "_minus_"): one["value"] for one in head["differences"]}
+        metrics = {"headline": named, **metrics}
+    comparison = {"headline": head, "tasks": about, "test_openings": num_openings(records), "seed": seed}
+    return Comparison(board, metrics, comparison)
+
+
+def leaderboard_rows(
+    evidence: Evidence,
+    chosen: Mapping[str, Any],
+    *,
+    baselines: Sequence[str] = (),
+    records: Sequence[Mapping[str, Any]] = (),
+    test: Evidence | None = None,
+) -> list[dict[str, Any]]:
+    """Rows of one task, all labels first, then k_shot ascending, best first."""
+    selected = {(chosen["best"]["arm"], ALL)} | {(arm, int(k)) for k, arm in chosen["k_shot"].items()}
+    rows = []
+    for row in evidence.rows():
+        arm, k_shot = row["arm"], k_code(row["k_shot"])
+        digest = evidence.predictions.digest(arm, k_shot)
+        judged = evidence.judged(arm, k_shot)
+        if test is not None:
+            tested: Any = test.judged(arm, k_shot).intervals()
+        else:
+            record = find_record(records, evidence.task, arm, k_shot, digest)
+            tested = record["test"] if record else None
+        rows.append(
+            {
+                "task": evidence.task,
+                "arm": arm,
+                "backbone": row["backbone"],
+                "tap": row["tap"],
+                "head": row["head"],
+                "k_shot": row["k_shot"],
+                "draws": row["draws"],
+                "selected": (arm, k_shot) in selected,
+                "baseline": is_baseline(row, list(baselines)),
+                "role": row["role"],
+                "params": row["params"],
+                "seconds": None,
+                "note": _note(row, judged.point[evidence.metric]),
+                "predictions_digest": digest,
+                "val": judged.intervals(),
+                "test": tested,
+            }
+        )
+    sign = sign_of(evidence.metric)
+
+    def rank(row: Mapping[str, Any]) -> tuple[int, bool, float, bool, str]:
+        value = row["val"][evidence.metric]["value"]
+        score = 0.0 if value is None else -sign * value
+        return k_code(row["k_shot"]), value is None, score, not row["selected"], row["arm"]
+
+    return sorted(rows, key=rank)
+
+
+def _selection_of(task: str, selection: Mapping[str, Any], evidence: Evidence) -> Mapping[str, Any]:
+    """The selection within a task, once it is known to be of these predictions."""
+    chosen: Mapping[str, Any] | None = selection["tasks"].get(task)
+    best = chosen["best"] if chosen else {"arm": None}
+    same = (
+        chosen is not None
+        and evidence.has(best["arm"], ALL)
+        and evidence.predictions.digest(best["arm"]) == best["predictions_digest"]
+    )
+    if chosen is None or not same:
+        raise DataError(
+            f"task {task!r}: the selection is not of these predictions (it names {best['arm']!r}); "
+            "run `embedpipe select`"
+        )
+    return chosen
+
+
+def _task_section(
+    evidence: Evidence, chosen: Mapping[str, Any], baselines: Sequence[str], *, opened: bool
+) -> dict[str, Any]:
+    notes = [*evidence.about["notes"], *chosen["notes"]]
+    ties = len(chosen["ties"])
+    if ties:
+        notes.append(f"{ties} of {chosen['num_arms'] - 1} other arms cannot be told from the selected one")
+    if opened:
+        notes.append("the test is open (`compare.test: open`): every comparison reads it")
+    if SHUFFLED in baselines and not evidence.has(SHUFFLED, ALL):
+        notes.append("no arm with shuffled labels was trained")
+    return {
+        "kind": evidence.kind,
+        "classes": list(evidence.classes),
+        "num": evidence.about["num"],
+        "metric": evidence.metric,
+        "selected": chosen["best"]["arm"],
+        "selected_params": chosen["best"]["params"],
+        "ties": [tie["arm"] for tie in chosen["ties"]],
+        "confusion": confusion(evidence, chosen["best"]["arm"]),
+        "paired": paired(evidence, chosen["best"]["arm"]),
+        "learning_curves": learning_curve(evidence, chosen),
+        "layer_curves": layer_curve(evidence),
+        "notes": notes,
+    }
+
+
+def _metrics_section(rows: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """Numbers of the selected arm, and of the arm that stands for each backbone, at every k_shot."""
+    section: dict[str, Any] = {}
+    stands_for = {entry["arm"]: backbone for backbone, entry in chosen["by_backbone"].items()}
+    for row in rows:
+        at = "all" if row["k_shot"] == "all" else f"{row['k_shot']}_shot"
+        values = {name: one["value"] for name, one in row["val"].items() if one["value"] is not None}
+        if row["selected"]:
+            section.setdefault("selected", {})[at] = {"val": values}
+            if row["test"]:
+                section["selected"][at]["test"] = {
+                    name: one["value"] for name, one in row["test"].items() if one["value"] is not None
+                }
+        if row["k_shot"] == "all" and row["arm"] in stands_for:
+            section.setdefault(stands_for[row["arm"]], {})[at] = {"val": values}
+        elif row["k_shot"] != "all" and row["arm"].startswith("selected@"):
+            section.setdefault(row["backbone"], {})[at] = {"val": values}
+        elif row["role"] == "none":
+            section.setdefault(row["arm"], {})[at] = {"val": values}
+    return section
+
+
+def _note(row: Mapping[str, Any], value: float) -> str | None:
+    notes = [row["note"]] if row.get("note") else []
+    if not math.isfinite(value):
+        notes.append("scores are not finite")
+    return "; ".join(notes) or None
