@@ -159,16 +159,10 @@ def leaderboard_rows(
 def _selection_of(task: str, selection: Mapping[str, Any], evidence: Evidence) -> Mapping[str, Any]:
     """The selection within a task, once it is known to be of these predictions."""
     chosen: Mapping[str, Any] | None = selection["tasks"].get(task)
-    best = chosen["best"] if chosen else {"arm": None}
-    same = (
-        chosen is not None
-        and evidence.has(best["arm"], ALL)
-        and evidence.predictions.digest(best["arm"]) == best["predictions_digest"]
-    )
-    if chosen is None or not same:
+    if chosen is None or not evidence.predictions.matches(chosen["best"]):
         raise DataError(
-            f"task {task!r}: the selection is not of these predictions (it names {best['arm']!r}); "
-            "run `embedpipe select`"
+            f"task {task!r}: the selection is not of these predictions "
+            f"(it names {chosen['best']['arm'] if chosen else 'none'}); run `embedpipe select`"
         )
     return chosen
 

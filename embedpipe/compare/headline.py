@@ -81,7 +81,7 @@ def headline(evidences: Mapping[str, Evidence], chosen: Mapping[str, Mapping[str
 
 
 def _standing_arms(evidence: Evidence, chosen: Mapping[str, Any], k_shot: int) -> dict[str, tuple[str, str]]:
-    """Backbone and arm that stand for each role: within a role, the backbone best on validation at all labels."""
+    """Backbone and arm of each role: within a role, the backbone best on validation at all labels."""
     order = sorted(
         chosen["by_backbone"].items(), key=lambda item: -sign_of(evidence.metric) * float(item[1]["value"])
     )
@@ -107,7 +107,8 @@ def _sentence(head: Mapping[str, Any], differences: Mapping[str, Interval]) -> s
     who = WORDS[first["role"]]
     reach = "reach" if who.endswith("s") else "reaches"
     metric = head["metric"]
-    start = f"With {labels} on `{head['task']}`, {who} ({first['backbone']}) {reach} {_value(first['value'], metric)}"
+    value = _value(first["value"], metric)
+    start = f"With {labels} on `{head['task']}`, {who} ({first['backbone']}) {reach} {value}"
     over = "samples and draws" if head["draws"] > 1 else "samples"
     basis = f"{METRIC_WORDS[metric]}, validation, " + (
         f"{head['draws']} draws; " if head["draws"] > 1 else ""

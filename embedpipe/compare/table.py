@@ -64,7 +64,8 @@ def _task_table(task: str, about: Mapping[str, Any], rows: Sequence[Mapping[str,
     num = about["num"]
     unit = " %" if metric in PERCENT else ""
     table = Table(
-        title=f"{task}: {METRIC_WORDS[metric]}{unit} on {num['val']} validation samples, {num['train']} to train on",
+        title=f"{task}: {METRIC_WORDS[metric]}{unit} on {num['val']} validation samples, "
+        f"{num['train']} to train on",
         title_justify="left",
         title_style="bold",
         box=None,

@@ -36,8 +36,8 @@ def read_log(path: Path) -> list[dict[str, Any]]:
             records.append({name: record[name] for name in FIELDS})
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(
-                f"{path}: line {number}: expected one JSON object with {', '.join(FIELDS)}, found {line[:60]!r}; "
-                "mend the line, or restore the file with git"
+                f"{path}: line {number}: expected one JSON object with {', '.join(FIELDS)}, "
+                f"found {line[:60]!r}; mend the line, or restore the file with git"
             ) from error
     return records
 
@@ -62,6 +62,7 @@ def find_record(
     records: Sequence[Mapping[str, Any]], task: str, arm: str, k_shot: int, digest: str
 ) -> Mapping[str, Any] | None:
     """The latest record about these very predictions."""
+    record: Mapping[str, Any]
     for record in reversed(records):
         same = (record["task"], record["arm"], record["predictions_digest"]) == (task, arm, digest)
         if same and k_code(record["k_shot"]) == k_shot:

@@ -136,7 +136,8 @@ def open_evidence(
     if (predictions.kind, predictions.classes) != (targets.kind, targets.classes):
         raise DataError(
             f"{files.predictions}: expected scores of {_classes(targets.kind, targets.classes)}, found "
-            f"{_classes(predictions.kind, predictions.classes)}: its targets have changed; run `embedpipe train {task}`"
+            f"{_classes(predictions.kind, predictions.classes)}: its targets have changed; "
+            f"run `embedpipe train {task}`"
         )
     known = predictions.arms()
     if not known:

@@ -9,10 +9,11 @@ and every comparison reads it. A file is a pure function of its contents, byte f
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -223,6 +224,10 @@ class Predictions:
             np.asarray(_names(part, "split"))[_codes(part, "split")[head]],
             flat.reshape(num_draws, num_samples, -1),
         )
+
+    def matches(self, entry: Mapping[str, Any]) -> bool:
+        """Whether `entry` (``arm``, ``predictions_digest``) is about these predictions, at all labels."""
+        return self.has(entry["arm"], 0) and self.digest(entry["arm"]) == entry["predictions_digest"]
 
     def digest(self, arm: str, k_shot: int = 0) -> str:
         """Digest of one arm's predictions, all draws."""

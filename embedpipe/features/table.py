@@ -56,13 +56,19 @@ class Features:
         return tuple(sorted(self.card.taps, key=lambda name: (self.card.taps[name].depth, name)))
 
     def present(self, keys: npt.NDArray[np.uint8]) -> Bool:
-        """Which samples have features.
+        """Which samples have features in every tap.
 
         Parameters
         ----------
         keys : uint8 [n, 16]
         """
-        return np.asarray(self.store.rows_of(keys) >= 0)
+        rows = self.store.rows_of(keys)
+        holes = np.zeros(self.store.num_rows, bool)
+        for tap in self.taps:
+            holes |= self.store.holes(tap).mask(0, self.store.num_rows)
+        found = rows >= 0
+        found[found] = ~holes[rows[found]]
+        return found
 
     def read(self, tap: str, keys: npt.NDArray[np.uint8]) -> Float:
         """Features of the samples, float32 [n, ...]; each must be present.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from embedpipe.errors import DataError
 from embedpipe.evaluate.arms import ALL, selected_arm
@@ -17,6 +17,8 @@ from embedpipe.evaluate.evidence import Evidence, TaskFiles, is_baseline, open_e
 from embedpipe.evaluate.files import write_json
 from embedpipe.evaluate.metrics import sign_of
 from embedpipe.progress import Progress, silent
+
+Row: TypeAlias = dict[str, Any]
 
 
 def select(
@@ -39,10 +41,10 @@ def select(
     Returns
     -------
     dict
-        ``{"seed", "tasks": {T: {"metric", "num_arms", "num_candidates", "num_samples", "best", "by_backbone",
-        "ties", "k_shot", "notes"}}}``; `best` and each of `by_backbone` hold ``arm``, ``backbone``, ``role``,
-        ``head``, ``tap``, ``params``, ``value``, ``ci_low``, ``ci_high`` and ``predictions_digest``. `ties` are
-        the arms whose paired difference to the best does not exclude zero; `k_shot` names, for each numeric
+        ``{"seed", "tasks": {T: {"metric", "num_arms", "num_candidates", "num_samples", "best",
+        "by_backbone", "ties", "k_shot", "notes"}}}``; `best` and each of `by_backbone` hold ``arm``,
+        ``backbone``, ``role``, ``head``, ``tap``, ``params``, ``value``, ``ci_low``, ``ci_high`` and
+        ``predictions_digest``. `ties` are the arms whose paired difference to the best does not exclude zero; `k_shot` names, for each numeric
         k_shot, the arm that stands for the best backbone.
 
     Raises
@@ -72,7 +74,8 @@ def select_task(evidence: Evidence, baselines: Sequence[str]) -> dict[str, Any]:
         )
     if not finite:
         raise DataError(
-            f"task {evidence.task!r}: no arm has finite predictions to choose from; run `embedpipe train {evidence.task}`"
+            f"task {evidence.task!r}: no arm has finite predictions to choose from; "
+            f"run `embedpipe train {evidence.task}`"
         )
     rivals = [row for row in finite if not is_baseline(row, list(baselines))]
     if not rivals:
@@ -118,7 +121,7 @@ def _best(evidence: Evidence, rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
     return min(rows, key=rank)
 
 
-def _ties(evidence: Evidence, best: dict[str, Any], rivals: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+def _ties(evidence: Evidence, best: Row, rivals: Iterable[Row]) -> list[Row]:
     """Arms that the validation samples cannot tell from the best, nearest first."""
     sign = sign_of(evidence.metric)
     ahead = evidence.judged(best["arm"])

@@ -68,7 +68,7 @@ def fit_full(folder: Path, unit: Unit, X_nD: Float, samples: TaskSamples, *, by:
     train, val, predicted = samples.train, samples.val, samples.predicted
     X_val, y_val = X_nD[val], samples.truth[val]
     heads = _fit(unit, list(unit.candidates), X_nD[train], samples.truth[train], samples, seed, X_val, y_val)
-    candidates = []
+    candidates: list[dict[str, Any]] = []
     for params, head in zip(unit.candidates, heads, strict=True):
         metrics = point_metrics(samples.kind, y_val, _outputs(head, X_val, samples))
         candidates.append({"params": params, "val": _finite(metrics), "converged": bool(head.converged_)})

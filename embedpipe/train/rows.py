@@ -53,8 +53,8 @@ def add_full(written: Written, results: Results) -> None:
             written.add({**row, "params": {}, "note": note}, None)
             continue
         best = fitted.candidates[fitted.best]
-        note = None if best["converged"] else "not converged"
-        written.add({**row, "params": best["params"], "note": note}, fitted.scores[None])
+        strays = None if best["converged"] else "not converged"
+        written.add({**row, "params": best["params"], "note": strays}, fitted.scores[None])
 
 
 def add_few(written: Written, results: Results, metric: str) -> None:

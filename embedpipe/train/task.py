@@ -179,7 +179,7 @@ def _draws_of(
             f"k_shot counts labels a class, and {samples.task!r} has numbers: trained on all labels alone"
         ]
     train = samples.train
-    ids, codes = samples.sample_ids[train], samples.truth[train]
+    ids, codes = samples.sample_ids[train].tolist(), samples.truth[train]
     try:
         draws = {
             k: [
