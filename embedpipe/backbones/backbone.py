@@ -22,7 +22,7 @@ from embedpipe.backbones.models import open_architecture
 from embedpipe.backbones.options import BackboneOptions, Role
 from embedpipe.backbones.preprocessing import Preprocessing
 from embedpipe.backbones.weights import load_weights, weights_digest
-from embedpipe.errors import ConfigError, EmbedpipeError, ShapeError
+from embedpipe.errors import ConfigError, EmbedpipeError, ShapeError, WeightsError
 from embedpipe.reduce import Reduction, get_reduction
 from embedpipe.spec import TapSpec
 
@@ -188,14 +188,14 @@ class Backbone:
 
 def build_backbone(name: str, options: BackboneOptions, root: Path, *, source_dir: Path) -> Backbone:
     """See `embedpipe.backbones.load_backbone`."""
-    where = f"backbones.{name}"
+    where = f"params.yaml: backbones.{name}"
     architecture = open_architecture(options, source_dir, where)
     module, missing = load_weights(architecture, options, root, source_dir, where)
     module.eval().requires_grad_(False)
     if any(isinstance(part, nn.Conv2d) for part in module.modules()):
         module.to(memory_format=torch.channels_last)
     preprocessing = architecture.preprocessing(options, where)
-    graph = ModelGraph(module, preprocessing.input_shape)
+    graph = build_graph(module, preprocessing, where)
     backbone = Backbone(
         name,
         architecture=architecture.name,
@@ -211,6 +211,25 @@ def build_backbone(name: str, options: BackboneOptions, root: Path, *, source_di
     return backbone
 
 
+def build_graph(module: nn.Module, preprocessing: Preprocessing, where: str) -> ModelGraph:
+    """Trace a model at its input size.
+
+    Raises
+    ------
+    ConfigError
+        If the model can't take an input of that size (a ViT takes one size only).
+    """
+    try:
+        return ModelGraph(module, preprocessing.input_shape)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        size = "×".join(map(str, preprocessing.input_shape))
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(
+            f"{where}: the model takes no input of {size} ({reason}); "
+            "set preprocess.crop_px to a size it takes"
+        ) from error
+
+
 def resolve_taps(name: str, taps: dict[str, list[str]], graph: ModelGraph) -> list[tuple[str, Reduction]]:
     """Selectors expanded to (node, reduction), each once, in order of depth.
 
@@ -219,18 +238,19 @@ def resolve_taps(name: str, taps: dict[str, list[str]], graph: ModelGraph) -> li
     ConfigError
         One message with every unknown node (near names listed) and every reduction that does not fit.
     """
+    where = f"params.yaml: backbones.{name}.taps"
     found: dict[tuple[str, str], Reduction] = {}
     wrong: list[EmbedpipeError] = []
     for selector, reductions in taps.items():
         for node in expand_selector(selector, graph.block_names):
             if node not in graph:
-                wrong.append(ConfigError(f"backbones.{name}.taps: {_unknown_node(node, graph)}"))
+                wrong.append(ConfigError(f"{where}: {_unknown_node(node, graph)}"))
                 continue
             for reduction in map(get_reduction, reductions):
                 try:
                     tap_shape(graph.info(node), reduction)
                 except ShapeError as error:
-                    wrong.append(ShapeError(f"backbones.{name}.taps.{selector}: node {node}: {error}"))
+                    wrong.append(ShapeError(f"{where}.{selector}: node {node}: {error}"))
                 found[node, reduction.name] = reduction
     if wrong:
         kind = ShapeError if all(isinstance(error, ShapeError) for error in wrong) else ConfigError
@@ -258,8 +278,6 @@ def _unknown_node(node: str, graph: ModelGraph) -> str:
 
 def _refuse_taps_behind(backbone: Backbone, graph: ModelGraph, missing: frozenset[str], where: str) -> None:
     """A classifier that was not loaded may only lie behind every tap."""
-    from embedpipe.errors import WeightsError
-
     for spec in backbone.tap_specs():
         read = graph.used_parameters([spec.node]) & missing
         if read:

@@ -117,7 +117,8 @@ class ModelGraph:
 
     def info(self, name: str) -> NodeInfo:
         """Shape and layout of a node, or of the output node of a module."""
-        return self._info_of[self.node(name)]
+        info: NodeInfo = self._info_of[self.node(name)]
+        return info
 
     def used_parameters(self, names: Iterable[str]) -> set[str]:
         """Names of parameters and buffers that the forward pass up to the deepest of `names` reads."""
@@ -206,9 +207,9 @@ class Reducer(nn.Module):
 def block_names(module: nn.Module) -> tuple[str, ...]:
     """Names of a model's main stages, in order; empty where its shape is not known.
 
-    ``layer1…`` of ResNets, ``encoder.layers`` of ViT, ``features`` of Swin, ConvNeXt and EfficientNet (of VGG and
-    AlexNet: its pooling layers), ``trunk_output`` of RegNet, ``blocks`` of MaxViT, ``stage2…`` of ShuffleNet,
-    ``layers`` of MNASNet, ``block1…`` of glyphnet.
+    ``layer1…`` of ResNets, ``encoder.layers`` of ViT, ``features`` of Swin, ConvNeXt and EfficientNet (of
+    VGG and AlexNet: its pooling layers), ``trunk_output`` of RegNet, ``blocks`` of MaxViT, ``stage2…`` of
+    ShuffleNet, ``layers`` of MNASNet, ``block1…`` of glyphnet.
     """
     for pattern in (r"layer[0-9]+", r"block[0-9]+", r"stage[0-9]+"):
         numbered = [name for name, _ in module.named_children() if re.fullmatch(pattern, name)]

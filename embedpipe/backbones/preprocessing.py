@@ -79,8 +79,8 @@ class Preprocessing:
         changed = dataclasses.replace(self, **given)
         if changed.crop_px > changed.resize_px:
             raise ConfigError(
-                f"{where}.preprocess: crop_px {changed.crop_px} is larger than resize_px {changed.resize_px}, "
-                "which would pad the image with black; make resize_px at least as large"
+                f"{where}.preprocess: crop_px {changed.crop_px} is larger than resize_px "
+                f"{changed.resize_px}, which would pad the image with black; make resize_px at least as large"
             )
         return changed
 
@@ -92,4 +92,5 @@ class Preprocessing:
         )
         image = F.center_crop(image, [self.crop_px, self.crop_px])
         x_CHW = F.to_dtype(F.pil_to_tensor(image), torch.float32, scale=True)
-        return F.normalize(x_CHW, list(self.mean), list(self.std))
+        normalised_CHW: torch.Tensor = F.normalize(x_CHW, list(self.mean), list(self.std))
+        return normalised_CHW

@@ -34,7 +34,8 @@ def load_weights(
     -------
     module : nn.Module
     missing : frozenset of str
-        Parameters of the classifier that the file does not fit; they hold no weights, so no tap may read them.
+        Tensors of the classifier that the file does not fit: they hold no weights, and no tap may read
+        them.
 
     Raises
     ------
@@ -185,9 +186,7 @@ def load_into(
         lines.append(f"{len(rest)} of another shape: {_listed(shapes)}")
     if lines:
         raise WeightsError(
-            f"{where} does not fit {architecture}; "
-            + "; ".join(lines)
-            + "; give the weights of this architecture"
+            f"{where} does not fit {architecture}; {'; '.join(lines)}; give the weights of this architecture"
         )
     kept = {key: value for key, value in state.items() if key not in left_out}
     module.load_state_dict(own | kept)

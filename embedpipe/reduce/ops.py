@@ -122,4 +122,4 @@ def _as_map(x: torch.Tensor, layout: str, num_prefix: int) -> torch.Tensor:
         return x.permute(0, 3, 1, 2)
     patches_NTD = x[:, num_prefix:]
     side = math.isqrt(patches_NTD.shape[1])
-    return patches_NTD.transpose(1, 2).unflatten(2, (side, side))
+    return patches_NTD.transpose(1, 2).reshape(len(patches_NTD), -1, side, side)

@@ -129,12 +129,11 @@ class Reduction:
         ndim = {"NCHW": 3, "NHWC": 3, "NTD": 2, "ND": 1}.get(layout, len(in_shape))
         if len(in_shape) != ndim:
             raise ShapeError(
-                f"{self.name}: layout {layout} has {ndim} axes besides N, found shape (N, {_commas(in_shape)})"
+                f"{self.name}: layout {layout} has {ndim} axes besides N, "
+                f"found shape (N, {_commas(in_shape)})"
             )
         if not self.fits(layout):
-            usable = ", ".join(name for name, fits in FITS.items() if layout in fits).replace(
-                "grid", "grid:k"
-            )
+            usable = ", ".join(_written(name) for name, fits in FITS.items() if layout in fits)
             raise ShapeError(
                 f"{self.name}: does not fit {_WORDS[layout]}, shape (N, {_commas(in_shape)}); "
                 f"reductions that do: {usable}"
@@ -183,7 +182,7 @@ def get_reduction(name: str) -> Reduction:
     """
     family, colon, argument = name.partition(":")
     if family not in FITS:
-        known = ["grid:k" if key == "grid" else key for key in FITS]
+        known = [_written(key) for key in FITS]
         near = did_you_mean(family, list(FITS))
         raise ConfigError(f"unknown reduction {name!r}{near}; known: {', '.join(known)}")
     if family == "grid":
@@ -193,6 +192,10 @@ def get_reduction(name: str) -> Reduction:
     if colon:
         raise ConfigError(f"reduction {name!r}: {family} takes no argument; write {family}")
     return Reduction(name, family)
+
+
+def _written(family: str) -> str:
+    return "grid:k" if family == "grid" else family
 
 
 def _commas(shape: tuple[int, ...]) -> str:

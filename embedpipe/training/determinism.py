@@ -1,4 +1,4 @@
-"""A scope in which torch computes the same numbers from the same seed, and after which nothing has changed."""
+"""A scope in which torch computes the same numbers from the same seed; afterwards nothing has changed."""
 
 from __future__ import annotations
 
