@@ -123,7 +123,8 @@ def replace_file(path: Path, data: bytes) -> None:
     """Put `data` at `path` in one step: a temporary beside it, fsync, rename, fsync of the folder."""
     temporary = path.with_name(f"{path.name}.tmp")
     write_file(temporary, data)
-    os.replace(temporary, path)
+    with telling_full(path):
+        os.replace(temporary, path)
     sync_folder(path.parent)
 
 

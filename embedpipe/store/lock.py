@@ -144,18 +144,18 @@ class GroupLock:
         """Take the lock, or say who holds it."""
         owner = Owner.here(self._clock())
         mine = self.path.with_name(f"{NAME}.{owner.token}")
-        with telling_full(mine):
-            fd = os.open(mine, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+        fd = -1
         try:
             with telling_full(mine):
+                fd = os.open(mine, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
                 write_all(fd, json.dumps(owner.__dict__, sort_keys=True).encode())
-            os.utime(fd, (owner.since, owner.since))
-            with self._alone():
-                held = self._standing()
-                if held is None:
-                    os.link(mine, self.path)
-                    self._fd, fd = fd, -1
-                return held
+                os.utime(fd, (owner.since, owner.since))
+                with self._alone():
+                    held = self._standing()
+                    if held is None:
+                        os.link(mine, self.path)
+                        self._fd, fd = fd, -1
+            return held
         except FileExistsError:
             return f"{self.path}: another process took the lock at this moment; run again"
         finally:

@@ -32,9 +32,10 @@ class Killer:
         self.torn = False
         self.count = 0
         self.dead = False
+        self.writes: list[int] = []  # which operations were writes
 
     def reset(self, at: int | None, *, torn: bool = False) -> None:
-        self.at, self.torn, self.count, self.dead = at, torn, 0, False
+        self.at, self.torn, self.count, self.dead, self.writes = at, torn, 0, False, []
 
     def wrap(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def operation(*args: Any, **kwargs: Any) -> Any:
@@ -42,6 +43,8 @@ class Killer:
                 return real(*args, **kwargs)  # reading leaves no trace
             if self.dead:
                 raise Killed
+            if name == "write":
+                self.writes.append(self.count)
             self.count += 1
             if self.count - 1 == self.at:
                 self.dead = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from .conftest import GAP, GRID, SHAPES, Grower, expected, files_of, keys_of
 from .crash import Killed, killable
 
 BEFORE = [f"s{i}" for i in range(13)]
-AFTER = [f"s{i}" for i in range(3, 19)]
+AFTER = [f"s{i}" for i in range(3, 19)]  # two blocks, of which the first rewrites a tail
+ONE_BLOCK = AFTER[:13]
 
 
 def prepared(root: Path) -> Grower:
@@ -37,29 +39,41 @@ def check_committed(grower: Grower) -> None:
     np.testing.assert_array_equal(group.keys()[:13], keys_of(BEFORE))
 
 
+def kill_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: list[str], torn: bool) -> None:
+    prepared(tmp_path / "prepared")
+    shutil.copytree(tmp_path / "prepared", tmp_path / "calm")
+    with killable(monkeypatch) as killer:
+        wanted = files_of(Grower(tmp_path / "calm").grow(names, [GAP, GRID]).path)
+        operations = killer.writes if torn else list(range(killer.count))
+    assert len(operations) > 20
+    for at in operations:
+        grower = Grower(tmp_path / f"kill{at}")
+        shutil.copytree(tmp_path / "prepared", grower.root)
+        with killable(monkeypatch) as killer:
+            killer.reset(at, torn=torn)
+            with pytest.raises(Killed):
+                grower.grow(names, [GAP, GRID])
+        (grower.open().path / "lock").unlink(missing_ok=True)  # it names this process, which lives on
+        check_committed(grower)
+        group = grower.grow(names, [GAP, GRID])
+        assert files_of(group.path) == wanted, f"killed at operation {at}"
+        assert os.listdir(group.path / JOURNAL) == []
+        assert verify(group.path).damages == []
+
+
 @pytest.mark.parametrize("torn", [False, True])
 def test_a_kill_at_every_operation_of_a_growth_ends_byte_identical(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torn: bool
 ) -> None:
-    calm = prepared(tmp_path / "calm")
-    with killable(monkeypatch) as killer:
-        killer.reset(None)
-        wanted = files_of(calm.grow(AFTER, [GAP, GRID]).path)
-        num_operations = killer.count
-    assert num_operations > 100
-    for at in range(0, num_operations, 1 if torn else 1):
-        root = tmp_path / f"kill{at}"
-        grower = prepared(root)
-        with killable(monkeypatch) as killer:
-            killer.reset(at, torn=torn)
-            with pytest.raises(Killed):
-                grower.grow(AFTER, [GAP, GRID])
-        (grower.open().path / "lock").unlink(missing_ok=True)  # the lock names this process, which lives on
-        check_committed(grower)
-        group = grower.grow(AFTER, [GAP, GRID])
-        assert files_of(group.path) == wanted, f"killed at operation {at}"
-        assert sorted(os.listdir(group.path / JOURNAL)) == []
-        assert verify(group.path).damages == []
+    kill_everywhere(tmp_path, monkeypatch, ONE_BLOCK, torn)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("torn", [False, True])
+def test_a_kill_at_every_operation_of_two_blocks_ends_byte_identical(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torn: bool
+) -> None:
+    kill_everywhere(tmp_path, monkeypatch, AFTER, torn)
 
 
 def test_a_kill_at_every_operation_of_the_first_commit_ends_byte_identical(
@@ -82,41 +96,38 @@ def test_a_kill_of_the_recovery_itself_is_recovered(tmp_path: Path, monkeypatch:
     calm = prepared(tmp_path / "calm")
     wanted = files_of(calm.grow(AFTER, [GAP, GRID]).path)
 
-    def interrupted(root: Path) -> Grower:
-        grower = prepared(root)
-        real = os.replace
+    grower = prepared(tmp_path / "interrupted")
+    real = os.replace
 
-        def replace(source: Any, target: Any) -> None:
-            if Path(target).name == "0" and (grower.open().path / JOURNAL / INTENT).exists():
-                raise Killed
-            real(source, target)
+    def replace(source: Any, target: Any) -> None:
+        if Path(target).name == "0" and (grower.open().path / JOURNAL / INTENT).exists():
+            raise Killed
+        real(source, target)
 
-        with monkeypatch.context() as patch:
-            patch.setattr(os, "replace", replace)
-            with pytest.raises(Killed):
-                grower.grow(AFTER, [GAP, GRID])
-        group = grower.open()
-        assert read_intent(group.path) is not None
-        return grower
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", replace)
+        with pytest.raises(Killed):
+            grower.grow(AFTER, [GAP, GRID])
+    assert read_intent(grower.open().path) is not None
 
-    with killable(monkeypatch) as killer:
-        killer.reset(None)
-        grower = interrupted(tmp_path / "count")
-        killer.reset(None)
-        group = grower.open()
-        with group.lock():
-            assert group.recover().rolled_forward
-        num_operations = killer.count
-    for at in range(num_operations):
-        grower = interrupted(tmp_path / f"kill{at}")
-        group = grower.open()
+    at, died = 0, True
+    while died:
+        again = Grower(tmp_path / f"kill{at}")
+        shutil.copytree(grower.root, again.root)
+        group = again.open()
         with killable(monkeypatch) as killer:
             killer.reset(at)
-            with pytest.raises(Killed), group.lock():
-                group.recover()
+            try:
+                with group.lock():
+                    assert group.recover().rolled_forward
+            except Killed:
+                pass
+            died = killer.dead
         (group.path / "lock").unlink(missing_ok=True)
-        check_committed(grower)
-        assert files_of(grower.grow(AFTER, [GAP, GRID]).path) == wanted, f"killed at operation {at}"
+        check_committed(again)
+        assert files_of(again.grow(AFTER, [GAP, GRID]).path) == wanted, f"killed at operation {at}"
+        at += 1
+    assert at > 20
 
 
 def test_resume_computes_only_what_the_journal_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,26 +227,29 @@ OS_OPEN, OS_WRITE = os.open, os.write
 def test_a_disk_full_at_every_write_is_said_and_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calm = prepared(tmp_path / "calm")
+    prepared(tmp_path / "prepared")
+    shutil.copytree(tmp_path / "prepared", tmp_path / "calm")
+    calm = Grower(tmp_path / "calm")
 
     def attempt(grower: Grower, at: int) -> int:
         state = {"at": at, "count": 0}
         with monkeypatch.context() as patch:
             for name in ("open", "write", "mkdir", "fsync", "replace", "link"):
                 patch.setattr(os, name, filling(getattr(os, name), state))
-            grower.grow(AFTER, [GAP, GRID])
+            grower.grow(ONE_BLOCK, [GAP, GRID])
         return state["count"]
 
     num_writes = attempt(calm, 10**9)
     wanted = files_of(calm.open().path)
     for at in range(num_writes):
-        grower = prepared(tmp_path / f"full{at}")
+        grower = Grower(tmp_path / f"full{at}")
+        shutil.copytree(tmp_path / "prepared", grower.root)
         with pytest.raises(
             DiskFullError, match=r"the disk is full \(.* free\): free some space and run again"
         ):
             attempt(grower, at)
         check_committed(grower)
-        assert files_of(grower.grow(AFTER, [GAP, GRID]).path) == wanted, f"full at write {at}"
+        assert files_of(grower.grow(ONE_BLOCK, [GAP, GRID]).path) == wanted, f"full at write {at}"
 
 
 def test_a_full_disk_while_publishing_leaves_what_was_published(
