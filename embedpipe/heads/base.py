@@ -225,7 +225,7 @@ class ClassifierHead(ClassifierMixin, Head):  # type: ignore[misc]
         classes, codes = np.unique(labels, return_inverse=True)
         if len(classes) < 2:
             raise DataError(
-                f"{type(self).__name__}: the training rows hold one class only, {classes[0]!r}: "
+                f"{type(self).__name__}: the training rows hold one class only, {classes.tolist()[0]!r}: "
                 "expected at least two; check the labels and the split"
             )
         self.classes_ = classes

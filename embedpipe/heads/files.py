@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
@@ -78,7 +79,7 @@ def load_head(folder: Path) -> Head:
         head.restore(HeadState(tensors, card["values"]))
         if ARCHIVE in payload:
             head.restore_archive(payload[ARCHIVE])
-    except (KeyError, TypeError, ConfigError) as error:
+    except (KeyError, TypeError, ConfigError, SafetensorError) as error:
         raise WeightsError(
             f"{folder}: not a head that this version can read ({error}); train it again"
         ) from error
@@ -96,7 +97,8 @@ def _read_card(folder: Path) -> dict[str, Any]:
         raise WeightsError(
             f"{folder / CARD}: damaged: not valid JSON ({error}); train the head again"
         ) from error
-    if not isinstance(card, dict) or not {"format_version", "family", "kind", "params"} <= card.keys():
+    known = isinstance(card, dict) and {"format_version", "family", "kind", "params"} <= card.keys()
+    if not known or not isinstance(card.get("digests"), dict):
         raise WeightsError(f"{folder / CARD}: not the card of a saved head; train the head again")
     if card["format_version"] != FORMAT_VERSION:
         raise WeightsError(

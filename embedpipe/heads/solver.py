@@ -21,6 +21,7 @@ import numpy as np
 MEMORY = 10
 REFRESH = 5
 SUFFICIENT = 1e-4
+FLOOR = 1e-6
 
 
 class Loss(Protocol):
@@ -44,8 +45,9 @@ class Solution:
     weights : float64 array, shape (G, R, K)
     intercept : float64 array, shape (G, K)
     objective, gap : float64 arrays, shape (G,)
-        The objective reached, and half the squared norm of its gradient: for a penalty of ``||W||^2 / 2``
-        that is the duality gap, so the true minimum is at most this far below.
+        The objective reached, and how far below it the minimum can lie. For the penalised weights that is
+        half the squared norm of the gradient, which for a penalty of ``||W||^2 / 2`` is the duality gap; the
+        intercept, which no penalty bends, is given what a Newton step on it would gain.
     converged : bool array, shape (G,)
     num_steps : int64 array, shape (G,)
     """
@@ -102,7 +104,7 @@ def minimise(
         summed = squared_NP.T @ curvature_NGK.reshape(len(design_NP), -1)
         result: np.ndarray = summed.reshape(num_params, -1, num_outputs) * C[:, None] + penalty_P11
         # the intercept has no penalty: where every row is far from the margin its curvature would vanish
-        np.maximum(result[-1], 1e-6 * len(design_NP) * C[:, None], out=result[-1])
+        np.maximum(result[-1], FLOOR * len(design_NP) * C[:, None], out=result[-1])
         return result
 
     result = Solution(
@@ -121,7 +123,7 @@ def minimise(
     history: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     scale = diagonal(curvature, C)
     for step_number in range(max_steps + 1):
-        gap = 0.5 * _dot(gradient, gradient)
+        gap = _gap(gradient, curvature, C)
         converged = gap <= tol * f
         ended = converged | (step_number == max_steps)
         if ended.any():
@@ -137,6 +139,7 @@ def minimise(
                 break
             active, C, f = active[keep], C[keep], f[keep]
             W, gradient, scale = W[:, keep], gradient[:, keep], scale[:, keep]
+            curvature = curvature[:, keep]
             history = [(s[:, keep], y[:, keep], rho[keep]) for s, y, rho in history]
         direction = -_two_loop(gradient, history, scale)
         W_after, f, gradient_after, curvature = _search(evaluate, W, f, gradient, direction, C)
@@ -176,6 +179,13 @@ def _search(
         W_after[:, bad] = W[:, bad] + step[bad][:, None] * direction[:, bad]
         f_after[bad], gradient_after[:, bad], curvature[:, bad] = evaluate(W_after[:, bad], C[bad])
     return W_after, f_after, gradient_after, curvature
+
+
+def _gap(gradient: np.ndarray, curvature_NGK: np.ndarray, C: np.ndarray) -> np.ndarray:
+    bend_GK = np.maximum(curvature_NGK.sum(axis=0), FLOOR * len(curvature_NGK)) * C[:, None]
+    weights = gradient[:-1]
+    gap_G: np.ndarray = 0.5 * (_dot(weights, weights) + (np.square(gradient[-1]) / bend_GK).sum(axis=1))
+    return gap_G
 
 
 def _two_loop(

@@ -187,12 +187,12 @@ def _losses(params: list[torch.Tensor], X_val: np.ndarray, y_val: np.ndarray) ->
     X, target = torch.from_numpy(np.ascontiguousarray(X_val)), _target(y_val)
     hidden_GNH = torch.baddbmm(hidden_bias, X.expand(len(hidden_weights), *X.shape), hidden_weights).relu_()
     out_GNK = torch.baddbmm(output_bias, hidden_GNH, output_weights)
-    losses_GN: torch.Tensor
     if target.dtype == torch.int64:
         losses_GN = -out_GNK.log_softmax(dim=-1)[:, torch.arange(len(X)), target]
     else:
         losses_GN = (out_GNK[..., 0] - target).square()
-    return losses_GN.mean(dim=1)
+    losses_G: torch.Tensor = losses_GN.mean(dim=1)
+    return losses_G
 
 
 def _target(y: np.ndarray) -> torch.Tensor:

@@ -19,59 +19,52 @@ CASES = [
     *((f"sklearn:{name}", kind) for name, kind in ALLOWED.items()),
 ]
 
-FIT = """
+SCRIPT = """
 import sys, numpy as np
 from pathlib import Path
-from embedpipe.heads.registry import fit_grid, save_head
+from embedpipe.heads.registry import fit_grid, load_head, save_head
+mine, others = Path(sys.argv[1]), Path(sys.argv[2])
+noise = [object() for _ in range(int(sys.argv[3]))]  # other addresses in memory
 rng = np.random.default_rng(0)
-noise = [object() for _ in range(int(sys.argv[2]))]  # other addresses in memory
 X = rng.normal(size=(60, 9)).astype("f4"); y = np.arange(60) % 3; X[:, 0] += y
-for family, kind in {cases!r}:
-    head, = fit_grid(family, [{{}}], X, y if kind == "classes" else y.astype(float), kind=kind, seed=0)
-    save_head(head, Path(sys.argv[1]) / family.replace(":", "_") / kind)
-"""
-
-PREDICT = """
-import sys, numpy as np
-from pathlib import Path
-from embedpipe.heads.registry import load_head
-X = np.load(sys.argv[2])
-for folder in sorted(p.parent for p in Path(sys.argv[1]).rglob("head.json")):
-    head = load_head(folder)
-    np.save(folder / "predicted.npy", head.predict(X))
-    if head.kind == "classes": np.save(folder / "proba.npy", head.predict_proba(X))
+def predict(head, folder, name):
+    np.save(folder / f"{name}.npy", head.predict(X))
+    if head.kind == "classes": np.save(folder / f"{name}_proba.npy", head.predict_proba(X))
+for family, kind in CASES:
+    part = Path(family.replace(":", "_")) / kind
+    head, = fit_grid(family, [{}], X, y if kind == "classes" else y.astype(float), kind=kind, seed=0)
+    save_head(head, mine / part)
+    predict(head, mine / part, "fitted")
+    if others.exists(): predict(load_head(others / part), others / part, "loaded")
 """
 
 
-def run(code, *arguments):
-    subprocess.run([sys.executable, "-W", "error", "-c", code, *map(str, arguments)], check=True)
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory):
+    """Folders of the same heads, each fitted by its own process; the second process loads the first's."""
+    folder = tmp_path_factory.mktemp("heads")
+    code = f"CASES = {CASES!r}\n{SCRIPT}"
+    for mine, others, noise in (("a", "none", "0"), ("b", "a", "12345")):
+        arguments = [str(folder / mine), str(folder / others), noise]
+        subprocess.run([sys.executable, "-W", "error", "-c", code, *arguments], check=True)
+    return folder / "a", folder / "b"
 
 
-def test_two_processes_write_equal_bytes(tmp_path):
-    code = FIT.format(cases=CASES)
-    run(code, tmp_path / "a", 0)
-    run(code, tmp_path / "b", 12_345)
-    files = sorted(p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*") if p.is_file())
-    assert len({p.parent for p in files}) == len(CASES)
-    for name in files:
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
+def test_two_processes_write_equal_bytes(two_processes):
+    first, second = two_processes
+    names = sorted(p.relative_to(first) for p in first.rglob("head.*"))
+    assert len({name.parent for name in names}) == len(CASES)
+    for name in names:
+        assert (first / name).read_bytes() == (second / name).read_bytes(), name
 
 
-def test_a_new_process_predicts_equal_to_the_bit(tmp_path, features):
-    X, codes = features(60, 9, 3)
-    np.save(tmp_path / "X.npy", X)
-    heads = {}
-    for family, kind in CASES:
-        y = codes if kind == "classes" else codes.astype(float)
-        (head,) = fit_grid(family, [{}], X, y, kind=kind, seed=0)
-        folder = tmp_path / "heads" / family.replace(":", "_") / kind
-        save_head(head, folder)
-        heads[folder] = head
-    run(PREDICT, tmp_path / "heads", tmp_path / "X.npy")
-    for folder, head in heads.items():
-        np.testing.assert_array_equal(np.load(folder / "predicted.npy"), head.predict(X), str(folder))
-        if head.kind == "classes":
-            np.testing.assert_array_equal(np.load(folder / "proba.npy"), head.predict_proba(X), str(folder))
+def test_a_new_process_predicts_equal_to_the_bit(two_processes):
+    first, _ = two_processes
+    fitted = sorted(first.rglob("fitted*.npy"))
+    assert len(fitted) >= len(CASES)
+    for path in fitted:
+        loaded = np.load(path.with_name(path.name.replace("fitted", "loaded")))
+        np.testing.assert_array_equal(loaded, np.load(path), str(path))
 
 
 def test_labels_that_are_text_come_back(tmp_path, features):

@@ -95,11 +95,10 @@ def test_ridge_predicts_the_class_that_ridge_classifier_predicts(features, num_c
 def test_leave_one_out_of_ridge_equals_refitting_without_each_row(features, shape):
     X, codes = features(*shape, 3)
     y = codes + np.random.default_rng(1).normal(size=len(codes))
+    wide = X.astype(np.float64)
     head = RidgeRegressorHead(alpha=2.0, standardise=False)
     wanted = [
-        Ridge(alpha=2.0, solver="svd")
-        .fit(np.delete(X, i, 0).astype(float), np.delete(y, i))
-        .predict(X[i : i + 1])
+        Ridge(alpha=2.0, solver="svd").fit(np.delete(wide, i, 0), np.delete(y, i)).predict(wide[i : i + 1])
         for i in range(len(y))
     ]
     np.testing.assert_allclose(head.loo_scores(X, y), np.ravel(wanted), rtol=1e-6, atol=1e-6)
@@ -165,5 +164,5 @@ def test_values_that_are_not_finite_are_refused():
 
 
 def test_predicting_before_fitting_says_what_to_do():
-    with pytest.raises(NotFitted, match="call fit first"):
+    with pytest.raises(NotFitted, match="call fit before predict"):
         LogisticHead().predict(np.eye(3))

@@ -112,7 +112,7 @@ def test_the_best_epochs_weights_are_kept(features):
 
 
 def test_regression_is_in_the_units_of_its_target(features):
-    X, codes = features(300, 10, 3)
+    X, _ = features(300, 10, 3)
     y = 1000.0 + 50.0 * X[:, 0] / X[:, 0].std()
     head = MlpRegressorHead(hidden=32).fit(X[:200], y[:200])
     assert head.score(X[200:], y[200:]) > 0.9

@@ -30,11 +30,11 @@ def test_reading_options_imports_neither_torch_nor_scikit_learn():
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("family", ["logistic", "ridge", "svm", "centroid", "knn"])
-def test_fitting_a_head_other_than_the_perceptron_imports_no_torch(family):
+def test_fitting_a_head_other_than_the_perceptron_imports_no_torch():
     code = (
-        "import sys, numpy as np; from embedpipe.heads.registry import fit_grid;"
-        f"fit_grid('{family}', [{{}}], np.eye(6, dtype='f4'), np.arange(6) % 2, kind='classes', seed=0);"
+        "import sys, numpy as np; from embedpipe.heads.registry import FAMILIES, fit_grid\n"
+        "for family in set(FAMILIES) - {'mlp'}:\n"
+        "    fit_grid(family, [{}], np.eye(6, dtype='f4'), np.arange(6) % 2, kind='classes', seed=0)\n"
         "print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -81,7 +81,7 @@ def test_an_entry_with_nothing_but_its_name_takes_the_defaults():
         ("logistic", {"C": -1}, r"heads\.logistic\.C\.0: input should be greater than 0; found -1"),
         ("centroid", {"metric": "manhattan"}, r"heads\.centroid\.metric\.0: input should be 'euclidean' or"),
         ("f", {"family": "sklearn:ensemble.RandomForestClassifier"}, "without a pickle; allowed: sklearn:"),
-        ("f", {"family": "sklearn:svm.SVK"}, r"did you mean 'svm\.SVC'"),
+        ("f", {"family": "sklearn:svm.SVK"}, r"did you mean 'svm\.SV"),
         (
             "f",
             {"family": "sklearn:svm.SVC", "kernl": "rbf"},
@@ -92,7 +92,7 @@ def test_an_entry_with_nothing_but_its_name_takes_the_defaults():
 )
 def test_a_wrong_entry_is_explained(name, raw, words):
     with pytest.raises(ConfigError, match=words):
-        candidates(head_options(name, raw))
+        candidates(head_options(name, raw, f"params.yaml: heads.{name}"))
 
 
 def test_few_shot_takes_one_of_the_users_own_values():
