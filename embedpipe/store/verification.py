@@ -102,7 +102,7 @@ def _verify_group(path: Path) -> VerifyReport:
     report = _compare(path, state.files)
     found = [p for p in _files(path) if p.relative_to(path).parts[0] != commit.JOURNAL]
     found = [p for p in found if p.parent != path or not p.name.startswith(lock.NAME)]
-    return _merged(own, report, _litter(path, found, expected))
+    return _merged(own, report, _litter(path, found, expected), num_own=2)
 
 
 def _verify_published(path: Path) -> VerifyReport:
@@ -112,7 +112,7 @@ def _verify_published(path: Path) -> VerifyReport:
         kind = CHECKSUM if (path / published.NAME).exists() else MISSING
         return VerifyReport([Damage(path / published.NAME, kind, "the store's contents", str(error))], 1, 0)
     report = _compare(path, contents.files)
-    return _merged([], report, _litter(path, _files(path), {published.NAME, *contents.files}))
+    return _merged([], report, _litter(path, _files(path), {published.NAME, *contents.files}), num_own=1)
 
 
 def _compare(root: Path, files: Mapping[str, FileRecord]) -> VerifyReport:
@@ -150,6 +150,7 @@ def _litter(root: Path, found: Iterable[Path], expected: set[str]) -> list[Damag
     ]
 
 
-def _merged(own: list[Damage], report: VerifyReport, litter: list[Damage]) -> VerifyReport:
+def _merged(own: list[Damage], report: VerifyReport, litter: list[Damage], num_own: int) -> VerifyReport:
+    """All damages by path; `num_own` files were read besides those in the report."""
     damages = sorted([*own, *report.damages, *litter], key=lambda damage: damage.path)
-    return VerifyReport(damages, report.num_files, report.nbytes)
+    return VerifyReport(damages, report.num_files + num_own, report.nbytes)

@@ -1,0 +1,101 @@
+"""The journal: whole records come back, a torn tail does not, and the disk is asked every few seconds."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from embedpipe.store.journal import Binding, Journal, read_journal
+
+TAPS = {"a.gap": ["float16", 3], "b.none": ["float32", 2, 2]}
+BINDING = Binding("digest", 8, 12, 2, TAPS)
+KEYS = np.arange(64, dtype=np.uint8).reshape(4, 16)
+
+
+def values(seed: int, n: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return {
+        "a.gap": rng.standard_normal((n, 3)).astype(np.float16),
+        "b.none": rng.standard_normal((n, 2, 2)).astype(np.float32),
+    }
+
+
+def filled(path: Path) -> list[int]:
+    """Two records; where the file ended after the head and after each."""
+    journal = Journal.create(path, BINDING, KEYS)
+    ends = [path.stat().st_size]
+    journal.append(np.array([8, 9]), values(0, 2), {})
+    ends.append(path.stat().st_size)
+    journal.append(np.array([11]), values(1, 1), {10: "unreadable: cut short"})
+    ends.append(path.stat().st_size)
+    journal.close()
+    return ends
+
+
+def test_a_journal_cut_anywhere_gives_its_whole_records(tmp_path: Path) -> None:
+    path = tmp_path / "b.journal"
+    ends = filled(path)
+    whole = path.read_bytes()
+    for cut in range(len(whole) + 1):
+        path.write_bytes(whole[:cut])
+        found = read_journal(path)
+        if cut < ends[0]:
+            assert found is None
+            continue
+        assert found is not None
+        assert found.binding == BINDING
+        np.testing.assert_array_equal(found.keys, KEYS)
+        num_records = sum(cut >= end for end in ends[1:])
+        assert len(found.records) == num_records
+        for i, (rows, n) in enumerate([([8, 9], 2), ([11], 1)][:num_records]):
+            assert found.records[i].rows.tolist() == rows
+            for name, expected in values(i, n).items():
+                np.testing.assert_array_equal(found.read(found.records[i], name), expected)
+    assert found is not None and found.records[1].holes == {10: "unreadable: cut short"}
+
+
+def test_a_flipped_byte_ends_the_journal_before_its_record(tmp_path: Path) -> None:
+    path = tmp_path / "b.journal"
+    ends = filled(path)
+    whole = path.read_bytes()
+    for at in range(ends[1], ends[2]):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        found = read_journal(path)
+        assert found is not None and len(found.records) == 1
+
+
+def test_resuming_cuts_the_torn_tail_and_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "b.journal"
+    ends = filled(path)
+    path.write_bytes(path.read_bytes()[: ends[2] - 1])
+    journal = Journal.resume(path, BINDING)
+    assert journal is not None
+    journal.append(np.array([10]), values(2, 1), {})
+    journal.close()
+    found = read_journal(path)
+    assert found is not None
+    assert [record.rows.tolist() for record in found.records] == [[8, 9], [10]]
+    np.testing.assert_array_equal(found.read(found.records[1], "a.gap"), values(2, 1)["a.gap"])
+
+
+def test_the_journal_of_another_plan_is_not_resumed(tmp_path: Path) -> None:
+    filled(tmp_path / "b.journal")
+    assert Journal.resume(tmp_path / "b.journal", Binding("other", 8, 12, 2, TAPS)) is None
+    assert Journal.resume(tmp_path / "absent.journal", BINDING) is None
+
+
+def test_the_disk_is_asked_to_sync_every_few_seconds_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced = []
+    now = [0.0]
+    journal = Journal.create(tmp_path / "b.journal", BINDING, KEYS, sync_every_s=5.0, clock=lambda: now[0])
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(now[0]))
+    for second in range(13):
+        now[0] = float(second)
+        journal.append(np.array([8]), values(0, 1), {})
+    journal.close()
+    assert synced == [5.0, 10.0]

@@ -1,0 +1,121 @@
+"""Write, grow samples, grow taps, kill, reopen, publish, verify: against a dictionary."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from embedpipe.spec import TapSpec
+from embedpipe.store import FeatureStore, Group, publish, verify
+
+from .conftest import GAP, GRID, Grower, feature, keys_of
+from .crash import Killed, killable
+
+NAMES = [f"n{i}" for i in range(40)]
+samples = st.lists(st.sampled_from(NAMES), max_size=25)
+taps = st.sampled_from([[GAP], [GRID], [GAP, GRID]])
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """`held` is the model: (sample, tap) -> True if it has features."""
+
+    @initialize()
+    def start(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="store-"))
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr("os.fsync", lambda fd: None)
+        self.grower = Grower(self.folder / "stores")
+        self.held: set[tuple[str, TapSpec]] = set()
+        self.asked: tuple[list[str], list[TapSpec]] = ([], [])
+
+    def teardown(self) -> None:
+        self.patch.undo()
+        shutil.rmtree(self.folder)
+
+    @rule(names=samples, wanted=taps, failing=st.sets(st.sampled_from(NAMES), max_size=3))
+    def grow(self, names: list[str], wanted: list[TapSpec], failing: set[str]) -> None:
+        self.grower.failing = frozenset(failing)
+        self.grower.computed.clear()
+        self.recover()
+        self.grower.grow(names, wanted)
+        computed = self.grower.computed
+        assert len(computed) == len(set(computed)), "nothing twice"
+        by_name = {tap.name: tap for tap in wanted}
+        assert not {(name, by_name[tap]) for name, tap in computed} & self.held, "nothing again"
+        self.held |= {(name, tap) for name in names for tap in wanted if name not in failing}
+
+    @rule(names=samples, wanted=taps, at=st.integers(0, 250), torn=st.booleans())
+    def grow_and_be_killed(self, names: list[str], wanted: list[TapSpec], at: int, torn: bool) -> None:
+        self.grower.failing = frozenset()
+        group = self.recover()
+        with killable(self.patch) as killer:
+            killer.reset(at, torn=torn)
+            with contextlib.suppress(Killed):
+                self.grower.grow(names, wanted)
+        (group.path / "lock").unlink(missing_ok=True)
+        self.asked = (names, wanted)
+        self.learn()
+
+    def learn(self) -> None:
+        """Which blocks a killed growth committed, only the ledger knows; their values are checked."""
+        names, wanted = self.asked
+        store = FeatureStore.open(self.grower.open().path)
+        rows = dict(zip(names, store.rows_of(keys_of(names)).tolist(), strict=True))
+        for tap in wanted:
+            if tap.name in store.taps:
+                holes = store.holes(tap.name)
+                self.held |= {(name, tap) for name, row in rows.items() if row >= 0 and row not in holes}
+
+    def recover(self) -> Group:
+        group = self.grower.open()
+        with group.lock():
+            group.recover()
+        self.learn()
+        return group
+
+    @rule(wanted=taps)
+    def publish_and_read(self, wanted: list[TapSpec]) -> None:
+        group = self.recover()
+        wanted = [tap for tap in wanted if tap.name in group.state.taps]
+        if wanted:
+            publish(group, [tap.name for tap in wanted], self.folder / "published")
+            assert verify(self.folder / "published").ok
+            self.check(FeatureStore.open(self.folder / "published"))
+
+    @invariant()
+    def everything_held_reads_right(self) -> None:
+        if not hasattr(self, "grower"):
+            return
+        group = self.grower.open()
+        assert verify(group.path).damages == []
+        self.check(FeatureStore.open(group.path))
+
+    def check(self, store: FeatureStore) -> None:
+        for tap in (GAP, GRID):
+            if tap.name not in store.taps:
+                continue
+            names = sorted(name for name, held in self.held if held == tap)
+            holes = store.holes(tap.name)
+            values = store.read(tap.name, slice(None))
+            assert np.isnan(values[list(holes)]).all()
+            assert store.num_rows - len(holes) == len(names)
+            if names:
+                rows = store.rows_of(keys_of(names))
+                np.testing.assert_array_equal(values[rows], np.stack([feature(n, tap) for n in names]))
+
+
+StoreMachine.TestCase.settings = settings(
+    deadline=None,
+    max_examples=10,
+    stateful_step_count=6,
+    suppress_health_check=list(HealthCheck),
+)
+test_any_history_of_growth_and_kills_holds_what_a_dictionary_holds = StoreMachine.TestCase
