@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from embedpipe.errors import DataError
+from embedpipe.manifest.files import decode_parquet
 from embedpipe.params import did_you_mean
 from embedpipe.sources.base import Label
 
@@ -135,8 +135,7 @@ def _read_json_lines(path: Path, file: object) -> Rows:
 
 def _read_parquet(path: Path) -> Rows:
     try:
-        with path.open("rb") as file:
-            table = pq.read_table(file)
+        table = decode_parquet(path.read_bytes())
     except pa.ArrowInvalid as error:
         raise DataError(f"{path}: expected Parquet, found something else ({error})") from error
     _refuse_repeated(path, table.column_names)

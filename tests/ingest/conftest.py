@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from embedpipe.ingest.options import DatasetOptions
-from embedpipe.ingest.task_options import TaskOptions
 from embedpipe.ingest.run import IngestSummary, ingest
 from embedpipe.ingest.targets import TargetsSummary, make_targets
+from embedpipe.ingest.task_options import TaskOptions
 from embedpipe.manifest.table import Manifest
 from embedpipe.params import validate
 from embedpipe.progress import Progress, silent
