@@ -105,7 +105,8 @@ def _read_card(folder: Path) -> dict[str, Any]:
             f"{folder / CARD}: expected head format {FORMAT_VERSION}, found {card['format_version']}; "
             "train the head again"
         )
-    return card
+    checked: dict[str, Any] = card
+    return checked
 
 
 def _read(folder: Path, name: str, wanted: str) -> bytes:

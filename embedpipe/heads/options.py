@@ -109,8 +109,9 @@ class LogisticOptions(HeadOptions):
     """Multinomial logistic regression."""
 
     C: Positives = Field(
-        default=(1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0),
-        description="Inverse strength of the L2 penalty, scikit-learn's C; six decades around its default 1.",
+        default=(1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0),
+        description="Inverse strength of the L2 penalty, scikit-learn's C; six values, "
+        "strong enough for hundreds of columns and weak enough for tens.",
     )
     standardise: Switches = Field(
         default=(True,),

@@ -6,7 +6,7 @@ Knows nothing of classes or heads: a loss is a function of scores.
 
 References
 ----------
-Nocedal and Wright 2006, "Numerical Optimization", algorithm 7.4 (two-loop recursion).
+Nocedal and Wright 2006, "Numerical Optimization", algorithm 7.4 (two-loop recursion) and equation 7.20.
 """
 
 from __future__ import annotations
@@ -198,6 +198,11 @@ def _two_loop(
         q -= a[:, None] * y
         factors.append(a)
     q /= scale
+    if history:
+        # the usual scaling of the first guess, measured in the diagonal's own metric
+        s, y, rho = history[-1]
+        ratio = _dot(s, y) / np.maximum(_dot(y, y / scale), 1e-300)
+        q *= np.where(rho > 0, ratio, 1.0)[:, None]
     for (s, y, rho), a in zip(history, reversed(factors), strict=True):
         q += (a - rho * _dot(y, q))[:, None] * s
     return q

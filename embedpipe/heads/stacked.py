@@ -191,8 +191,7 @@ def _losses(params: list[torch.Tensor], X_val: np.ndarray, y_val: np.ndarray) ->
         losses_GN = -out_GNK.log_softmax(dim=-1)[:, torch.arange(len(X)), target]
     else:
         losses_GN = (out_GNK[..., 0] - target).square()
-    losses_G: torch.Tensor = losses_GN.mean(dim=1)
-    return losses_G
+    return losses_GN.mean(dim=1)
 
 
 def _target(y: np.ndarray) -> torch.Tensor:
@@ -205,7 +204,8 @@ def _uniform(shape: tuple[int, int], fan_in: int, generator: torch.Generator) ->
     """Uniform in ±1/sqrt(fan_in), as torch's own linear layers begin."""
     import torch
 
-    return (torch.rand(shape, generator=generator) * 2.0 - 1.0) / float(fan_in) ** 0.5
+    uniform: torch.Tensor = (torch.rand(shape, generator=generator) * 2.0 - 1.0) / float(fan_in) ** 0.5
+    return uniform
 
 
 def _repeat(p: torch.Tensor, num_members: int) -> torch.Tensor:
