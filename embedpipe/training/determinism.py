@@ -7,8 +7,10 @@ from contextlib import contextmanager
 
 import torch
 
-NUM_THREADS = 2
-"""Threads inside the scope. Sums are split by thread, so the number is fixed, whatever the machine has."""
+NUM_THREADS = 1
+"""Threads inside the scope. Sums are split by thread, so the number is fixed, whatever the machine has; one,
+since small modules gain little from two, and two wait for each other for minutes where others use the cores.
+"""
 
 
 @contextmanager
