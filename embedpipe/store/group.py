@@ -22,7 +22,7 @@ from embedpipe.spec import FORMAT_VERSION, BackboneSpec, FieldDifference, TapSpe
 from embedpipe.store import commit
 from embedpipe.store.arrays import KEYS_LAYOUT, PART_LAYOUT, ArrayLayout, ArrayReader
 from embedpipe.store.commit import Recovery, Transaction
-from embedpipe.store.disk import make_folder, replace_file
+from embedpipe.store.disk import make_folder, replace_file, sync_folder
 from embedpipe.store.layout import BLOCK_NBYTES, SHARD_NBYTES, TapState, new_taps
 from embedpipe.store.ledger import Entry, LedgerState
 from embedpipe.store.lock import GroupLock
@@ -114,6 +114,7 @@ def open_group(root: Path, spec: BackboneSpec, *, generation: int = 0, create: b
             raise SpecMismatch(_miss(root, spec))
         make_folder(path / commit.JOURNAL)
         replace_file(path / GROUP, _plate(spec, generation))
+        sync_folder(root)
     return Group(read_info(path))
 
 

@@ -66,14 +66,24 @@ def _halves(keys: KeyArray) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint
 
 
 def _stable_order(high: npt.NDArray[Any], low: npt.NDArray[Any], part: npt.NDArray[Any]) -> IntArray:
-    """Order by (high, low, part, index). Keys are hashes: only ties of `high` need the rest."""
+    """Order by (high, low, part, index). Keys are hashes: equal `high` nearly always means equal keys."""
     order = np.argsort(high).astype(np.int64, copy=False)
     sorted_high = high[order]
     same = sorted_high[1:] == sorted_high[:-1]
     tied = np.flatnonzero(np.concatenate([same, [False]]) | np.concatenate([[False], same]))
-    if len(tied):
-        some = order[tied]
-        order[tied] = some[np.lexsort((some, part[some], low[some], high[some]))]
+    if not len(tied):
+        return order
+    # runs of equal `high` into the order of index: one plain sort of (run, index) packed into an integer
+    runs = np.cumsum(np.concatenate([[True], ~same])[tied]) - 1
+    some = np.sort(runs * len(order) + order[tied]) - runs * len(order)
+    differs = (low[some[1:]] != low[some[:-1]]) | (part[some[1:]] != part[some[:-1]])
+    is_mixed = np.zeros(int(runs[-1]) + 1, bool)
+    is_mixed[runs[1:][differs & (runs[1:] == runs[:-1])]] = True
+    mixed = is_mixed[runs]
+    if mixed.any():
+        few = some[mixed]
+        some[mixed] = few[np.lexsort((few, part[few], low[few], high[few]))]
+    order[tied] = some
     return order
 
 

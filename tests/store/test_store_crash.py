@@ -236,7 +236,7 @@ def test_a_disk_full_at_every_write_is_said_and_loses_nothing(
         with monkeypatch.context() as patch:
             for name in ("open", "write", "mkdir", "fsync", "replace", "link"):
                 patch.setattr(os, name, filling(getattr(os, name), state))
-            grower.grow(ONE_BLOCK, [GAP, GRID])
+            grower.grow(ONE_BLOCK, [GRID])
         return state["count"]
 
     num_writes = attempt(calm, 10**9)
@@ -249,7 +249,7 @@ def test_a_disk_full_at_every_write_is_said_and_loses_nothing(
         ):
             attempt(grower, at)
         check_committed(grower)
-        assert files_of(grower.grow(ONE_BLOCK, [GAP, GRID]).path) == wanted, f"full at write {at}"
+        assert files_of(grower.grow(ONE_BLOCK, [GRID]).path) == wanted, f"full at write {at}"
 
 
 def test_a_full_disk_while_publishing_leaves_what_was_published(

@@ -49,7 +49,7 @@ def planned(stored: list[Pair], wanted: list[Pair], taps: list[TapState]) -> Gro
     return plan_growth(taps, *as_arrays(stored), *as_arrays(wanted))
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=200)
 @given(situations())
 def test_every_wanted_and_missing_pair_of_row_and_tap_is_planned_exactly_once(
     situation: tuple[list[Pair], list[Pair], list[TapState]],
@@ -85,7 +85,7 @@ def test_every_wanted_and_missing_pair_of_row_and_tap_is_planned_exactly_once(
     assert plan.wanted_of_row.tolist() == [first.get(row, -1) for row in range(len(row_of))]
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=200)
 @given(situations())
 def test_blocks_are_aligned_ascending_and_their_segments_disjoint(
     situation: tuple[list[Pair], list[Pair], list[TapState]],
@@ -180,7 +180,7 @@ def holes_of(model: dict[int, str]) -> Holes:
     return Holes.from_ranges((row, row + 1, reason) for row, reason in model.items())
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=200)
 @given(ranges, ranges, st.integers(0, 50), st.integers(0, 50))
 def test_holes_behave_as_a_dictionary(
     raw: list[tuple[int, int, str]], other: list[tuple[int, int, str]], a: int, b: int
