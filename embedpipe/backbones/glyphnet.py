@@ -16,9 +16,9 @@ CONVS_PER_BLOCK = 2
 POOLED_BLOCKS = (False, False, True, False)
 """Which blocks end in a 2×2 max pool: an 8 px image becomes maps of 8, 8, 4 and 4 px.
 
-Two convolutions a block and one late pool transfer best from printed letters to handwritten digits: at five
-labels a class, logistic regression on 2×2-pooled maps of the third block is right for 95 % (one convolution
-a block and a pool in every second: 92 %; raw pixels: 83 %; the same network untrained: 80 %).
+With two convolutions a block and one late pool the third block transfers best from printed letters to
+handwritten digits. At five labels a class and width 24, logistic regression on its 2×2-pooled maps is right
+for 92 to 93 %, on raw pixels for 83 %, on the same maps of the untrained network for 78 %.
 """
 
 
@@ -35,7 +35,7 @@ class GlyphNet(nn.Module):
         Side of the one-channel input; at least 8.
     """
 
-    def __init__(self, num_classes: int, width: int = 32, image_px: int = 8) -> None:
+    def __init__(self, num_classes: int, width: int = 24, image_px: int = 8) -> None:
         super().__init__()
         self.num_classes, self.width, self.image_px = num_classes, width, image_px
         channels = 1

@@ -20,16 +20,53 @@ from torch import fx, nn
 
 from embedpipe.reduce import Layout
 
-_NCHW = ("N", "C", "H", "W")
+# operations whose output has other axes than either input
+_MIXING = ("matmul", "bmm", "einsum", "baddbmm", "scaled_dot_product_attention", "stack")
+
+
+@dataclass(frozen=True)
+class Factor:
+    """A part of an axis: a reshape may split an axis into several and put them together again.
+
+    Attributes
+    ----------
+    letter : str
+        Meaning of the axis it was split from.
+    place : tuple of int
+        Which part it is, outermost first; empty for a whole axis.
+    size : int
+    """
+
+    letter: str
+    place: tuple[int, ...]
+    size: int
+
+
+Axis = tuple[Factor, ...]
 
 
 @dataclass(frozen=True)
 class Axes:
-    """What is known of a node's output: meaning of its axes, and the number of image patches in T."""
+    """What is known of a node's output.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        With N.
+    axes : tuple of Axis
+        What each axis is made of.
+    num_patches : int or None
+        Tokens that come from places of a map, where there is an axis of tokens.
+    """
 
     shape: tuple[int, ...]
-    labels: tuple[str, ...]
+    axes: tuple[Axis, ...]
     num_patches: int | None = None
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Meaning of each axis, ``?`` where it is not known."""
+        return tuple(map(_label, self.axes))
 
     @property
     def layout(self) -> Layout:
@@ -100,40 +137,41 @@ class AxesInterpreter(fx.Interpreter):
         first = _first_tensor(value)
         if first is not None and n.op not in ("get_attr", "output"):
             shape = tuple(first.shape)
-            labels = _NCHW if n.op == "placeholder" else self._labels(n, shape)
-            self.axes[n] = Axes(shape, labels, self._num_patches(n, shape, labels))
+            axes = _whole("NCHW", shape) if n.op == "placeholder" else self._axes_of(n, shape)
+            self.axes[n] = Axes(shape, axes, self._num_patches(n, Axes(shape, axes)))
         return value
 
-    def _labels(self, node: fx.Node, shape: tuple[int, ...]) -> tuple[str, ...]:
+    def _axes_of(self, node: fx.Node, shape: tuple[int, ...]) -> tuple[Axis, ...]:
         sources = [self.axes[source] for source in node.all_input_nodes if source in self.axes]
         owner = self.submodules[str(node.target)] if node.op == "call_module" else None
-        if len(shape) == 4 and isinstance(owner, nn.Conv2d):
-            return _NCHW
-        if not sources:
-            return ("?",) * len(shape)
         operation = _operation(node, owner)
+        if len(shape) == 4 and isinstance(owner, nn.Conv2d):
+            return _whole("NCHW", shape)
+        if not sources or operation in _MIXING:
+            return _whole("?" * len(shape), shape)
+        first = sources[0].axes
         dims = _dims(node, owner)
-        if operation == "permute" and dims and len(dims) == len(shape):
-            return tuple(sources[0].labels[dim] for dim in dims)
+        if operation == "permute" and len(dims) == len(shape):
+            return tuple(first[dim] for dim in dims)
         if operation in ("transpose", "swapaxes") and len(dims) == 2:
-            labels = list(sources[0].labels)
-            labels[dims[0]], labels[dims[1]] = labels[dims[1]], labels[dims[0]]
-            return tuple(labels)
+            swapped = list(first)
+            swapped[dims[0]], swapped[dims[1]] = swapped[dims[1]], swapped[dims[0]]
+            return tuple(swapped)
         if operation in ("flatten", "reshape", "view", "unflatten"):
-            return _regrouped(sources[0], shape)
+            return _regrouped(first, shape)
         if operation == "getitem" and isinstance(node.args[1], tuple):
-            return _indexed(sources[0], node.args[1], len(shape))
-        if operation in ("mean", "sum", "amax") and dims and len(shape) < len(sources[0].labels):
-            dropped = {dim % len(sources[0].labels) for dim in dims}
-            return tuple(label for place, label in enumerate(sources[0].labels) if place not in dropped)
+            return _indexed(first, node.args[1], shape)
+        if operation in ("mean", "sum", "amax") and dims and len(shape) < len(first):
+            dropped = {dim % len(first) for dim in dims}
+            return tuple(axis for place, axis in enumerate(first) if place not in dropped)
         return _inherited(sources, shape)
 
-    def _num_patches(self, node: fx.Node, shape: tuple[int, ...], labels: tuple[str, ...]) -> int | None:
-        sources = [self.axes[source] for source in node.all_input_nodes if source in self.axes]
-        if "T" not in labels:
+    def _num_patches(self, node: fx.Node, found: Axes) -> int | None:
+        if "T" not in found.labels:
             return None
+        sources = [self.axes[source] for source in node.all_input_nodes if source in self.axes]
         if any(source.layout in ("NCHW", "NHWC") for source in sources):
-            return shape[labels.index("T")]
+            return found.shape[found.labels.index("T")]
         return next((source.num_patches for source in sources if source.num_patches is not None), None)
 
 
@@ -156,51 +194,81 @@ def _dims(node: fx.Node, owner: nn.Module | None) -> tuple[int, ...]:
     return tuple(found) if all(type(dim) is int for dim in found) else ()
 
 
-def _inherited(sources: Sequence[Axes], shape: tuple[int, ...]) -> tuple[str, ...]:
-    """Labels of the input of the same shape, else of the largest one with as many axes."""
+def _whole(letters: str, shape: tuple[int, ...]) -> tuple[Axis, ...]:
+    return tuple((Factor(letter, (), size),) for letter, size in zip(letters, shape, strict=True))
+
+
+def _label(axis: Axis) -> str:
+    """Meaning of an axis: of one letter with its parts in order, tokens (places of a map), or channels."""
+    letters = {factor.letter for factor in axis}
+    if len(letters) == 1:
+        letter = axis[0].letter
+        ordered = letter == "C" or [part.place for part in axis] == sorted(part.place for part in axis)
+        return letter if ordered else "?"
+    if letters <= {"H", "W", "T"}:
+        return "T"
+    return "C" if axis[0].letter == "C" else "?"
+
+
+def _inherited(sources: Sequence[Axes], shape: tuple[int, ...]) -> tuple[Axis, ...]:
+    """Axes of the input of the same shape that is known best, else the meanings of the largest as deep."""
     same = [source for source in sources if source.shape == shape]
-    alike = same or [source for source in sources if len(source.shape) == len(shape)]
+    if same:
+        return min(same, key=lambda source: source.labels.count("?")).axes
+    alike = [source for source in sources if len(source.shape) == len(shape)]
     if not alike:
-        return ("?",) * len(shape)
-    return max(alike, key=lambda source: (-source.labels.count("?"), math.prod(source.shape))).labels
+        return _whole("?" * len(shape), shape)
+    nearest = min(alike, key=lambda source: (source.labels.count("?"), -math.prod(source.shape)))
+    return tuple(
+        axis if math.prod(part.size for part in axis) == size else (Factor(label, (), size),)
+        for axis, label, size in zip(nearest.axes, nearest.labels, shape, strict=True)
+    )
 
 
-def _indexed(source: Axes, index: tuple[Any, ...], ndim: int) -> tuple[str, ...]:
-    """Labels after ``x[:, 0]`` and the like."""
-    labels: list[str] = []
+def _indexed(axes: tuple[Axis, ...], index: tuple[Any, ...], shape: tuple[int, ...]) -> tuple[Axis, ...]:
+    """Axes after ``x[:, 0]`` and the like."""
     if Ellipsis in index:
         place = index.index(Ellipsis)
-        missing = len(source.labels) - (len(index) - 1)
+        missing = len(axes) - (len(index) - 1)
         index = (*index[:place], *[slice(None)] * missing, *index[place + 1 :])
-    for place, label in enumerate(source.labels):
-        if place >= len(index) or isinstance(index[place], slice):
-            labels.append(label)
-    return tuple(labels) if len(labels) == ndim else ("?",) * ndim
+    kept = [axis for place, axis in enumerate(axes) if place >= len(index) or isinstance(index[place], slice)]
+    if len(kept) != len(shape):
+        return _whole("?" * len(shape), shape)
+    return _whole("".join(map(_label, kept)), shape)
 
 
-def _regrouped(source: Axes, shape: tuple[int, ...]) -> tuple[str, ...]:
-    """Labels after a reshape, where axes are kept or joined; height and width joined are tokens."""
-    labels: list[str] = []
-    before = list(zip(source.shape, source.labels, strict=True))
-    for place, size in enumerate(shape):
-        joined: list[str] = []
+def _regrouped(axes: tuple[Axis, ...], shape: tuple[int, ...]) -> tuple[Axis, ...]:
+    """Axes after a reshape: factors in their order, split where an axis is, joined where axes are."""
+    unknown = _whole("?" * len(shape), shape)
+    left = [factor for axis in axes for factor in axis]
+    found: list[Axis] = []
+    for size in shape:
+        taken: list[Factor] = []
         product = 1
-        while before and (product < size or not joined) and product * before[0][0] <= size:
-            product *= before[0][0]
-            joined.append(before.pop(0)[1])
-        if place == len(shape) - 1 and product == size:
-            joined.extend(label for _, label in before)
-            before = [] if all(length == 1 for length, _ in before) else before
-        if product != size:
-            return (*labels, *("?",) * (len(shape) - len(labels)))
-        labels.append(_joined(joined))
-    return tuple(labels) if not before else ("?",) * len(shape)
-
-
-def _joined(labels: list[str]) -> str:
-    if len(labels) == 1:
-        return labels[0]
-    return "T" if set(labels) == {"H", "W"} else ("C" if labels[:1] == ["C"] else "?")
+        while left and (product < size or not taken):
+            factor, needed = left[0], size // product
+            if factor.size > needed:
+                if needed == 0 or factor.size % needed or size % product:
+                    return unknown
+                inner = Factor(factor.letter, (*factor.place, 1), factor.size // needed)
+                factor = Factor(factor.letter, (*factor.place, 0), needed)
+                left[0] = inner
+            else:
+                left.pop(0)
+            taken.append(factor)
+            product *= factor.size
+        if product != size or not taken:
+            return unknown
+        found.append(tuple(taken))
+    if any(factor.size != 1 for factor in left):
+        return unknown
+    found[-1] = (*found[-1], *left)
+    labels = [_label(axis) for axis in found]
+    # an axis put together again is whole, and may be split elsewhere next time
+    return tuple(
+        (Factor(label, (), size),) if label in "NCHW" and labels.count(label) == 1 else axis
+        for axis, label, size in zip(found, labels, shape, strict=True)
+    )
 
 
 def _first_tensor(value: Any) -> torch.Tensor | None:

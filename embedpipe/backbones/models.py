@@ -22,7 +22,7 @@ from embedpipe.errors import ConfigError, WeightsError
 from embedpipe.params import did_you_mean
 
 GLYPHNET_MEAN, GLYPHNET_STD = (0.5,), (0.5,)
-DEFAULT_WIDTH, DEFAULT_IMAGE_PX, DEFAULT_CLASSES = 32, 8, 52
+DEFAULT_WIDTH, DEFAULT_IMAGE_PX, DEFAULT_CLASSES = 24, 8, 52
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ class BackboneOptions(StrictModel):
         None, ge=4, description="Side of the input of pixels and of a random glyphnet, in pixels; null: 8."
     )
     width: int | None = Field(
-        None, ge=1, description="Channels of a random glyphnet; null: 32, or what the trained one has."
+        None, ge=1, description="Channels of a random glyphnet; null: 24, or what the trained one has."
     )
 
     @property
@@ -130,9 +130,9 @@ class SourceModelOptions(StrictModel):
     model: Literal["glyphnet"] = Field("glyphnet", description="Architecture; glyphnet is the only one.")
     on: str = Field(description="Data set of the source domain.")
     labels: str = Field(description="Column of its labels to learn.")
-    width: int = Field(32, ge=1, description="Channels of every block; 32 learns letters in seconds.")
+    width: int = Field(24, ge=1, description="Channels of every block; 24 learns letters in seconds.")
     image_px: int = Field(8, ge=8, description="Side of the input, in pixels; 8 as scikit-learn's digits.")
-    epochs: int = Field(6, ge=1, description="Passes over the training split; more gains little transfer.")
+    epochs: int = Field(4, ge=1, description="Passes over the training split; more gains little transfer.")
     batch: int = Field(128, ge=1, description="Samples a step; 128 suits two CPU cores.")
     learning_rate: float = Field(
         0.01, gt=0, description="Peak of the one-cycle schedule of AdamW; the highest that stays stable."

@@ -91,6 +91,6 @@ class Preprocessing:
             image, [self.resize_px], interpolation=InterpolationMode(self.interpolation), antialias=True
         )
         image = F.center_crop(image, [self.crop_px, self.crop_px])
-        x_CHW = F.to_dtype(F.pil_to_tensor(image), torch.float32, scale=True)
+        x_CHW = F.pil_to_tensor(image).to(torch.float32) / 255  # v2.to_dtype rounds otherwise
         normalised_CHW: torch.Tensor = F.normalize(x_CHW, list(self.mean), list(self.std))
         return normalised_CHW

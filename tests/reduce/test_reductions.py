@@ -113,7 +113,13 @@ def test_none_and_flatten_keep_every_value_of_tokens(x_NTD):
 @pytest.mark.parametrize("name", [name if name != "grid" else "grid:2" for name in FITS])
 @pytest.mark.parametrize(
     ("layout", "shape", "num_prefix"),
-    [("NCHW", (5, 6, 4), 0), ("NHWC", (6, 4, 5), 0), ("NTD", (17, 7), 1), ("ND", (9,), 0), ("other", (2, 3), 0)],
+    [
+        ("NCHW", (5, 6, 4), 0),
+        ("NHWC", (6, 4, 5), 0),
+        ("NTD", (17, 7), 1),
+        ("ND", (9,), 0),
+        ("other", (2, 3), 0),
+    ],
 )
 def test_shape_says_what_apply_gives(name, layout, shape, num_prefix):
     reduction = get_reduction(name)
@@ -145,7 +151,9 @@ def test_what_was_tapped_shares_no_memory_with_the_model(name):
 
 
 def test_unknown_reduction_is_answered_with_the_near_one():
-    with pytest.raises(ConfigError, match=r"unknown reduction 'gapp' \(did you mean 'gap'\?\); known: gap, gmp.*grid:k"):
+    with pytest.raises(
+        ConfigError, match=r"unknown reduction 'gapp' \(did you mean 'gap'\?\); known: gap, gmp.*grid:k"
+    ):
         get_reduction("gapp")
 
 
@@ -161,7 +169,9 @@ def test_other_reductions_take_no_argument():
 
 
 def test_a_grid_finer_than_the_map_says_how_fine_it_may_be():
-    with pytest.raises(ShapeError, match="grid:5: finer than the map, which has 6×4 places; use grid:4 or less"):
+    with pytest.raises(
+        ShapeError, match="grid:5: finer than the map, which has 6×4 places; use grid:4 or less"
+    ):
         get_reduction("grid:5").shape((3, 6, 4), "NCHW")
 
 

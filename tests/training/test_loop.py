@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -53,7 +55,11 @@ def test_equal_weights_whatever_number_of_threads_the_process_had(samples):
 
 def test_the_scope_leaves_random_state_threads_and_algorithms_as_they_were():
     torch.manual_seed(11)
-    before = torch.random.get_rng_state(), torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    before = (
+        torch.random.get_rng_state(),
+        torch.get_num_threads(),
+        torch.are_deterministic_algorithms_enabled(),
+    )
     with pytest.raises(RuntimeError, match="on purpose"), deterministic(0):
         torch.rand(3)
         raise RuntimeError("on purpose")
@@ -110,7 +116,7 @@ def test_one_cycle_rises_over_a_fifth_and_falls_to_almost_nothing():
     rates = [_one_cycle(step, 100) for step in range(100)]
     assert rates[0] == pytest.approx(1 / 20)
     assert max(rates) == pytest.approx(1.0) and rates.index(max(rates)) == 19
-    assert all(later < earlier for earlier, later in zip(rates[20:], rates[21:], strict=False))
+    assert all(later < earlier for earlier, later in itertools.pairwise(rates[20:]))
     assert rates[-1] < 1e-3
 
 
@@ -136,5 +142,10 @@ def test_a_plan_without_epochs_is_refused():
 def test_targets_must_be_as_many_as_samples():
     with pytest.raises(ValueError, match="expected as many targets as samples"):
         fit_module(
-            nn.Linear(1, 1), F.mse_loss, torch.ones(3, 1), torch.ones(2, 1), TrainingPlan(1), torch.Generator()
+            nn.Linear(1, 1),
+            F.mse_loss,
+            torch.ones(3, 1),
+            torch.ones(2, 1),
+            TrainingPlan(1),
+            torch.Generator(),
         )
