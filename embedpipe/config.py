@@ -115,9 +115,9 @@ def _cross_problems(params: Params, where: str) -> list[str]:
             known(f"tasks.{name}.backbones", backbone, "backbones")
     for name, model in params.source.items():
         known(f"source.{name}.on", model.on, "datasets")
-    for name, backbone in params.backbones.items():
-        if backbone.source_model is not None:
-            known(f"backbones.{name}.weights", backbone.source_model, "source")
+    for name, options in params.backbones.items():
+        if options.source_model is not None:
+            known(f"backbones.{name}.weights", options.source_model, "source")
     for check in (
         lambda: check_baselines(params.baselines, params.roles, where),
         lambda: check_k_shot_heads(params.compare.heads, sections["heads"], where),

@@ -50,8 +50,29 @@ def closure(entry: Path) -> set[Path]:
     return found
 
 
+# what only talks to people: a change to it changes no output
+SPOKEN = frozenset({"embedpipe/terminal.py", "embedpipe/progress.py", "embedpipe/errors.py"})
+
+
+def as_deps(files: set[Path]) -> list[str]:
+    """The shortest list of folders and files that is exactly `files`, without what only talks to people."""
+    names = {path.relative_to(ROOT).as_posix() for path in files} - SPOKEN
+    for folder in sorted({name.rsplit("/", 1)[0] for name in names} - {"embedpipe", "stages"}):
+        inside = expand(folder)
+        if inside <= names:
+            names = (names - inside) | {folder}
+    return sorted(names)
+
+
+def expand(dep: str) -> set[str]:
+    """Python files that a dep of dvc.yaml covers."""
+    path = ROOT / dep
+    found = path.rglob("*.py") if path.is_dir() else [path]
+    return {file.relative_to(ROOT).as_posix() for file in found}
+
+
 if __name__ == "__main__":  # prints each stage's closure, to copy into dvc.yaml
     for stage in sorted((ROOT / "stages").glob("*.py")):
         print(stage.stem)
-        for path in sorted(closure(stage)):
-            print("       -", path.relative_to(ROOT))
+        for dep in as_deps(closure(stage)):
+            print("        -", dep)

@@ -36,12 +36,10 @@ def run(arguments: list[str]) -> int:
     """Run one command and return its exit code."""
     debug = "--debug" in arguments
     try:
-        app(args=arguments, standalone_mode=False)
+        code = app(args=arguments, standalone_mode=False)
     except EmbedpipeError as error:
         return exit_with(error, debug)
-    except (typer.Exit, typer.Abort) as error:
-        return getattr(error, "exit_code", 1)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         say("stopped; what is committed stays, and the same command goes on from there")
         return 130
     except Exception as error:
@@ -49,7 +47,7 @@ def run(arguments: list[str]) -> int:
             raise
         error.show()  # type: ignore[attr-defined]
         return 2
-    return 0
+    return code if isinstance(code, int) else 0
 
 
 def _version(wanted: bool) -> None:
@@ -212,7 +210,10 @@ def plan(
     from embedpipe.steps.extract import plan_features
 
     plans = _each(plan_features, workspace, _chosen(backbones, params.backbones, "backbone"))
-    _print_json([one.to_dict() for one in plans]) if as_json else [show_plan(one) for one in plans]
+    if as_json:
+        _print_json([one.to_dict() for one in plans])
+    for one in plans if not as_json else ():
+        show_plan(one)
 
 
 @app.command(rich_help_panel=_QUESTIONS)
@@ -223,10 +224,10 @@ def taps(
     """List every node of a backbone that can be tapped, with its shape and bytes a sample."""
     workspace, params = _open()
     from embedpipe.cli.tables import show_nodes
-    from embedpipe.steps.extract import list_nodes
+    from embedpipe.steps.extract import describe_nodes
 
     name = _chosen([backbone], params.backbones, "backbone")[0]
-    nodes = list_nodes(workspace, name)
+    nodes = describe_nodes(workspace, name)
     _print_json(nodes) if as_json else show_nodes(name, nodes)
 
 

@@ -13,7 +13,7 @@ from embedpipe.extract.estimate import Estimate
 
 def out() -> Console:
     """Where answers go: stdout, as wide as the terminal."""
-    return Console(highlight=False, soft_wrap=False)
+    return Console(highlight=False, soft_wrap=True)
 
 
 def nbytes_text(nbytes: float) -> str:
@@ -55,21 +55,17 @@ def show_plan(plan: Estimate) -> None:
 
 
 def show_nodes(backbone: str, nodes: Sequence[Mapping[str, Any]]) -> None:
-    """Every node that can be tapped."""
-    table = Table(title=f"taps of {backbone}, one sample in float16", title_justify="left")
-    for column, justify in (
-        ("node", "left"),
-        ("shape", "left"),
-        ("layout", "left"),
-        ("bytes", "right"),
-        ("depth", "right"),
-    ):
-        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    """Every node that can be tapped; main stages, which `blocks` stands for, in bold."""
+    table = Table(title=f"taps of {backbone}, one sample in float16; bold: blocks", title_justify="left", box=None)
+    for column in ("node", "shape", "layout"):
+        table.add_column(column)
+    for column in ("bytes", "depth"):
+        table.add_column(column, justify="right")
     for node in nodes:
         shape = " × ".join(str(size) for size in node["shape"])
-        table.add_row(
-            node["name"], shape, node["layout"], nbytes_text(node["nbytes"]), f"{node['depth']:.2f}"
-        )
+        name = f"{node['name']} = {', '.join(node['also'])}" if node["also"] else node["name"]
+        cells = (name, shape, node["layout"], nbytes_text(node["nbytes"]), f"{node['depth']:.2f}")
+        table.add_row(*cells, style="bold" if node["block"] else None)
     out().print(table)
 
 

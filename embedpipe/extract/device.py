@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ import torch
 from embedpipe.errors import ConfigError
 from embedpipe.extract.probe import relative_error
 
+Precision = Literal["float32", "bfloat16", "float16"]
 MAX_PRECISION_ERROR = 0.02  # relative L2 against float32 on the built-in batch
 
 
@@ -29,6 +31,12 @@ def resolve_device(wanted: str) -> torch.device:
             "set extract.device to cpu or auto"
         )
     return torch.device(wanted)
+
+
+def as_precision(name: str) -> Precision:
+    """The name of a resolved precision, as a spec holds it."""
+    assert name in get_args(Precision), name
+    return cast(Precision, name)
 
 
 def has_bfloat16(device: torch.device) -> bool:

@@ -109,10 +109,11 @@ def extract_backbone(
             destination,
             {"card.json": _json_bytes(session.card()), "failed.csv": _failed_csv(failed)},
         )
+        session.remember()
         return ExtractSummary(
             backbone=name,
             num_samples=len(np.unique(plan.rows_of_wanted)),
-            num_embedded=plan.num_rows_to_compute,
+            num_embedded=plan.num_rows_to_compute - len(failures),
             num_failed=len(failed),
             verdict=judge(times, session.spec.device_kind),
             notes=session.notes,
@@ -164,6 +165,9 @@ class _Failures:
     def __init__(self, wanted: WantedSamples, max_failed: float, backbone: str) -> None:
         self._wanted, self._max_failed, self._backbone = wanted, max_failed, backbone
         self._reasons: dict[str, str] = {}
+
+    def __len__(self) -> int:
+        return len(self._reasons)
 
     def add(self, embedded: Embedded, plan: GrowthPlan) -> None:
         for row, reason in embedded.failures.items():

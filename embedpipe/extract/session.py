@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,15 +19,16 @@ import torch
 from embedpipe.backbones import BackboneOptions, load_backbone
 from embedpipe.backbones.backbone import Backbone
 from embedpipe.errors import DiskFullError, ProbeMismatch
-from embedpipe.extract.device import MAX_PRECISION_ERROR, resolve_device, resolve_precision
+from embedpipe.extract.device import MAX_PRECISION_ERROR, as_precision, resolve_device, resolve_precision
 from embedpipe.extract.options import ExtractOptions
 from embedpipe.extract.probe import check_probe, probe_images
 from embedpipe.extract.samples import WantedSamples, gather
 from embedpipe.manifest.table import Manifest
 from embedpipe.sources.base import Source
 from embedpipe.sources.decode import DECODER
-from embedpipe.spec import BackboneSpec, TapSpec
-from embedpipe.store.group import Group, find_groups, nearest_group, open_group
+from embedpipe.spec import BackboneSpec, TapSpec, canonical_json
+from embedpipe.store.disk import replace_file
+from embedpipe.store.group import Group, find_groups, open_group
 from embedpipe.store.plan import GrowthPlan
 from embedpipe.store.publishing import check_same_filesystem
 
@@ -64,7 +66,7 @@ class Session:
     def forward(self, taps: Sequence[str]) -> Callable[[torch.Tensor], dict[str, torch.Tensor]]:
         """The backbone down to the deepest of `taps`, with their reductions."""
         specs = [tap for tap in self.tap_specs if tap.name in set(taps)]
-        return self.backbone.forward(specs, self.device, self.spec.precision)
+        return self.backbone.forward(specs, self.device, as_precision(self.spec.precision))
 
     def plan(self) -> GrowthPlan:
         """What is missing."""
@@ -79,6 +81,12 @@ class Session:
                 f"and their journal, found {free / 1e9:.1f} GB; reduce more (gap instead of none), name fewer taps, "
                 "or move the working folder with EMBEDPIPE_CACHE"
             )
+
+    def remember(self) -> None:
+        """Note this spec as the backbone's last, so that the next run can say what changed."""
+        replace_file(
+            _last_path(self.group.path.parent, self.name), canonical_json(self.spec.to_dict()).encode()
+        )
 
     def card(self) -> dict[str, Any]:
         """What the published store says of itself."""
@@ -129,6 +137,7 @@ def open_session(
     spec, notes = _resolve_spec(stores_dir, backbone, extract.precision, device, builtin, name)
     found = builtin.features(spec.precision)
     shapes = backbone.tap_shapes(tap_specs)
+    notes += _changed_since_last(_last_path(stores_dir, name), spec, name)
     generation = _generation(stores_dir, spec, found, extract.on_mismatch, name, notes)
     group = open_group(stores_dir, spec, generation=generation)
     with group.lock():
@@ -141,6 +150,17 @@ def open_session(
         yield Session(name, options, extract, backbone, device, spec, tap_specs, wanted, group, notes)
 
 
+def _last_path(stores_dir: Path, name: str) -> Path:
+    return stores_dir / f"{name}.last.json"
+
+
+def _changed_since_last(path: Path, spec: BackboneSpec, name: str) -> list[str]:
+    """Say which field differs from what this backbone was when it last ran."""
+    last = BackboneSpec.from_dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else spec
+    differences = "; ".join(str(difference) for difference in last.differences(spec))
+    return [f"{name}: {differences}: a group of its own beside the old one"] if differences else []
+
+
 class _Builtin:
     """Features of the built-in batch, computed once a precision."""
 
@@ -151,7 +171,7 @@ class _Builtin:
     def features(self, precision: str) -> Features:
         if precision not in self._known:
             x = torch.stack([self._backbone.preprocess(image) for image in probe_images()])
-            forward = self._backbone.forward(self._tap_specs, self._device, precision)
+            forward = self._backbone.forward(self._tap_specs, self._device, as_precision(precision))
             self._known[precision] = {tap: v.float().cpu().numpy() for tap, v in forward(x).items()}
         return self._known[precision]
 
@@ -187,10 +207,6 @@ def _resolve_spec(
             f"{name}: reduced precision differs from float32 by up to {errors[worst]:.2g} (relative L2, tap {worst}), "
             f"{refused}{precision} is used"
         )
-    nearest = None if spec in known else nearest_group(stores_dir, spec)
-    if nearest is not None and nearest[0].spec.architecture == spec.architecture:
-        differences = "; ".join(str(difference) for difference in nearest[1])
-        notes.append(f"{name}: no group of this spec yet ({differences}): a new one is opened beside it")
     return spec, notes
 
 

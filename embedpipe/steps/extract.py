@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from embedpipe.backbones import BackboneOptions, load_backbone
+from embedpipe.backbones import BackboneOptions
+from embedpipe.backbones.listing import list_nodes
 from embedpipe.extract.estimate import Estimate, estimate
 from embedpipe.extract.options import ExtractOptions
 from embedpipe.extract.run import ExtractSummary, extract_backbone
@@ -56,19 +57,21 @@ def plan_features(workspace: Workspace, backbone: str) -> Estimate:
         return estimate(session)
 
 
-def list_nodes(workspace: Workspace, backbone: str) -> list[dict[str, Any]]:
-    """Every node that can be tapped: name, shape without N, bytes a sample in float16, relative depth."""
+def describe_nodes(workspace: Workspace, backbone: str) -> list[dict[str, Any]]:
+    """Every node that can be tapped: names, shape without N, bytes a sample in float16, relative depth."""
     options = Sections(workspace).one("backbones", backbone, BackboneOptions)
-    loaded = load_backbone(backbone, options, workspace.root, source_dir=workspace.source_dir)
+    nodes = list_nodes(backbone, options, workspace.root, source_dir=workspace.source_dir)
     return [
         {
-            "name": node.name,
+            "name": node.modules[0] if node.modules else node.name,
+            "also": [name for name in (*node.modules[1:], node.name) if name != node.modules[0]] if node.modules else [],
+            "block": node.is_block,
             "shape": list(node.shape),
             "layout": node.layout,
             "nbytes": node.nbytes_float16,
             "depth": round(node.depth, 4),
         }
-        for node in loaded.nodes()
+        for node in nodes
     ]
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from embedpipe.backbones.options import SourceModelOptions
 from embedpipe.backbones.source_model import train_source
+from embedpipe.manifest.files import read_parquet
 from embedpipe.manifest.table import Manifest
 from embedpipe.sources.base import open_source
 from embedpipe.steps.sections import Sections
@@ -21,10 +22,10 @@ def train_source_model(workspace: Workspace, model: str) -> dict[str, Any]:
         card = train_source(
             options,
             manifest,
-            workspace.labels(options.on),
+            read_parquet(workspace.labels(options.on), "run `embedpipe ingest`"),
             open_source(manifest.source, workspace.root),
             workspace.source_dir / model,
             progress=progress,
         )
-    say(f"{model}: source accuracy {card['accuracy']:.1%} on held-out samples of {options.on}")
+    say(f"{model}: source accuracy {card['accuracy']['val']['value']:.1%} on held-out samples of {options.on}")
     return card

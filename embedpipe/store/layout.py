@@ -19,6 +19,7 @@ from embedpipe.store.holes import NOT_WANTED, Holes
 
 SHARD_NBYTES = 64 * 2**20
 CHUNK_NBYTES = 4 * 2**20
+MAX_CHUNK_ROWS = 2**12  # a last shard is padded to whole inner chunks: small rows would make that megabytes
 BLOCK_NBYTES = 2 * 2**30
 MAX_SHARD_ROWS = 2**20  # 64-byte rows reach it: pixels of 8 x 4; beyond, a block is too many samples to redo
 TABLE_SHARD_ROWS = 2**18  # keys: 4 MB a shard, since the last one is rewritten at each commit
@@ -100,7 +101,7 @@ def new_taps(
     """States of the taps in `wanted` that do not exist yet.
 
     A shard is the largest 2^k rows within `shard_nbytes`, and no more than lets one block of all
-    `wanted` taps stay within `block_nbytes`; an inner chunk the largest 2^j rows within 4 MB.
+    `wanted` taps stay within `block_nbytes`; an inner chunk the largest 2^j rows within 4 MB, at most 4,096.
 
     Raises
     ------
@@ -124,7 +125,7 @@ def new_taps(
             continue
         nbytes = row_nbytes(spec, row_shape)
         shard_rows = min(_floor_power(shard_nbytes // nbytes), cap, MAX_SHARD_ROWS)
-        chunk_rows = min(_floor_power(CHUNK_NBYTES // nbytes), shard_rows)
+        chunk_rows = min(_floor_power(CHUNK_NBYTES // nbytes), MAX_CHUNK_ROWS, shard_rows)
         made[spec.name] = TapState(spec, row_shape, shard_rows, chunk_rows)
     return made
 

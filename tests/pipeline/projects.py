@@ -9,6 +9,7 @@ import numpy as np
 
 from PIL import Image, ImageDraw
 
+REPOSITORY = Path(__file__).parent.parent.parent
 SHAPES = ("circle", "square", "cross")
 
 
