@@ -1,6 +1,6 @@
 """The one sentence: how far transferred features are ahead of random weights and of pixels.
 
-It speaks of the first task of classes at its smallest k_shot. There every arm chooses tap and head with
+It speaks of the first task of classes at five labels a class, or else at its smallest k_shot. There every arm chooses tap and head with
 its own few labels, so no figure in it is the best of many on validation; which transferred backbone it
 speaks of was chosen on validation with all labels.
 """
@@ -25,6 +25,8 @@ METRIC_WORDS = {
     "mae": "mean absolute error",
 }
 ROLES = ("transferred", "random", "pixels")
+USUAL_K = 5
+"""Few enough for transfer to show, and enough to choose tap and head with."""
 
 
 def headline(evidences: Mapping[str, Evidence], chosen: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -45,7 +47,8 @@ def headline(evidences: Mapping[str, Evidence], chosen: Mapping[str, Mapping[str
         return {"sentence": "There is no task to compare arms on."}
     task = next((name for name, one in evidences.items() if one.kind == "classes"), next(iter(evidences)))
     evidence = evidences[task]
-    k_shot = min(evidence.numeric_k_shot(), default=ALL)
+    numeric = evidence.numeric_k_shot()
+    k_shot = USUAL_K if USUAL_K in numeric else min(numeric, default=ALL)
     arms = _standing_arms(evidence, chosen[task], k_shot)
     metric = evidence.metric
     head: dict[str, Any] = {

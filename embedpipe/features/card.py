@@ -15,13 +15,6 @@ CARD = "card.json"
 Role = Literal["transferred", "random", "pixels"]
 
 
-def role_of(model: str, weights: str | None) -> Role:
-    """What a backbone is in a comparison: learnt elsewhere, never learnt, or no model at all."""
-    if model == "pixels":
-        return "pixels"
-    return "random" if (weights or "").startswith("random") else "transferred"
-
-
 @dataclass(frozen=True)
 class TapCard:
     """One array of a store. `depth` is 0 at the input of the backbone and 1 at its end."""

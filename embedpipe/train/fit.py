@@ -24,6 +24,9 @@ from embedpipe.train.samples import Index, TaskSamples
 
 Float = npt.NDArray[np.float32]
 MOST_FOLDS = 5
+"""Folds where a class has few labels: each fold holds one or two of them."""
+FEWER_FOLDS = 3
+"""Folds where it has more than ten: what is left to train on no longer depends much on it."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +94,7 @@ def fit_few(
 ) -> None:
     """Fit on the labels of each draw; hyperparameters are chosen with those labels alone.
 
-    With two labels a class or more, stratified folds of them choose (as many as there are labels a class,
-    at most five); with one, nothing can be held out and the first candidate is taken.
+    With two labels a class or more, stratified folds of them choose (see `folds_of`); with one, nothing can be held out and the first candidate is taken.
     """
     metric = metric_of(samples.kind, by)
     rows: list[dict[str, Any]] = []
@@ -160,8 +162,11 @@ def best_of(metrics: Sequence[Mapping[str, float | None]], metric: str) -> int |
 
 
 def folds_of(codes: npt.NDArray[np.int64], k_shot: int) -> list[Index]:
-    """Stratified folds of k labels a class: positions held out in each; none where k is 1."""
-    num_folds = min(k_shot, MOST_FOLDS)
+    """Stratified folds of k labels a class: positions held out in each; none where k is 1.
+
+    As many folds as labels a class, at most five; three above ten labels a class.
+    """
+    num_folds = FEWER_FOLDS if k_shot > 10 else min(k_shot, MOST_FOLDS)
     if num_folds < 2:
         return []
     place = np.zeros(len(codes), np.int64)
