@@ -1,8 +1,8 @@
 """The one sentence: how far transferred features are ahead of random weights and of pixels.
 
-It speaks of the first task of classes at five labels a class, or else at its smallest k_shot. There every arm chooses tap and head with
-its own few labels, so no figure in it is the best of many on validation; which transferred backbone it
-speaks of was chosen on validation with all labels.
+It speaks of the first task of classes at five labels a class, or else at its smallest k_shot. There every
+arm chooses tap and head with its own few labels, so no figure in it is the best of many on validation;
+which transferred backbone it speaks of was chosen on validation with all labels.
 """
 
 from __future__ import annotations

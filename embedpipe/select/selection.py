@@ -44,8 +44,8 @@ def select(
         ``{"seed", "tasks": {T: {"metric", "num_arms", "num_candidates", "num_samples", "best",
         "by_backbone", "ties", "k_shot", "notes"}}}``; `best` and each of `by_backbone` hold ``arm``,
         ``backbone``, ``role``, ``head``, ``tap``, ``params``, ``value``, ``ci_low``, ``ci_high`` and
-        ``predictions_digest``. `ties` are the arms whose paired difference to the best does not exclude zero; `k_shot` names, for each numeric
-        k_shot, the arm that stands for the best backbone.
+        ``predictions_digest``. `ties` are the arms whose paired difference to the best does not exclude
+        zero; `k_shot` names, for each numeric k_shot, the arm that stands for the best backbone.
 
     Raises
     ------

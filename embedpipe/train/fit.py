@@ -94,7 +94,8 @@ def fit_few(
 ) -> None:
     """Fit on the labels of each draw; hyperparameters are chosen with those labels alone.
 
-    With two labels a class or more, stratified folds of them choose (see `folds_of`); with one, nothing can be held out and the first candidate is taken.
+    With two labels a class or more, stratified folds of them choose (see `folds_of`); with one, nothing can
+    be held out and the first candidate is taken.
     """
     metric = metric_of(samples.kind, by)
     rows: list[dict[str, Any]] = []

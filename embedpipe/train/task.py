@@ -37,7 +37,6 @@ from embedpipe.train.plan import Unit, plan_units
 from embedpipe.train.rows import Results, Written, add_baseline, add_few, add_full, best_unit
 from embedpipe.train.samples import Index, TaskSamples, task_samples
 
-
 SMALL = 20_000_000
 """Entries of a feature matrix below which one thread fits fastest: 10,000 samples of 2,000 columns."""
 

@@ -67,7 +67,7 @@ def test_a_store_of_another_spec_than_its_card_names_the_field(make_store):
     spec = BackboneSpec("tiny", "b" * 32, "pillow 1", "{}", "float32", "cpu")
     store = make_store(["a"], changed={"spec": dataclasses.asdict(spec)})
     with pytest.raises(
-        SpecMismatch, match="expected weights_digest bbbb.*found aaaa.*run `embedpipe extract tiny`"
+        SpecMismatch, match=r"expected weights_digest bbbb.*found aaaa.*run `embedpipe extract tiny`"
     ):
         open_features(store)
 

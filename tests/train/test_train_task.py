@@ -172,7 +172,7 @@ def test_one_class_is_an_error(make_bench):
 
 def test_features_missing_for_every_sample_is_an_error(bench):
     bench.stores["blank"].absent = set(bench.keys)
-    with pytest.raises(DataError, match="none of its 120 samples has features in every backbone.*'blank'"):
+    with pytest.raises(DataError, match=r"none of its 120 samples has features in every backbone.*'blank'"):
         bench.train()
 
 
