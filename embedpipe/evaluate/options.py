@@ -59,7 +59,8 @@ class CompareOptions(StrictModel):
         10,
         ge=1,
         le=1000,
-        description="Draws of the labelled samples at each numeric k_shot; 10 steady the mean.",
+        description="Draws of the labelled samples at each numeric k_shot, and shuffles of the labels for "
+        "the baseline of that name; 10 steady the mean.",
     )
     heads: list[str] | None = Field(
         None,

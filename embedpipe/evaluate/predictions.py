@@ -53,7 +53,8 @@ class ArmScores:
     sample_ids, splits : str arrays [N]
         The same samples in every draw, sorted by split, then id.
     scores : float32 [R, N, K]
-        Probabilities in the order of the task's classes, or one number. R draws; 1 at k_shot 0.
+        Probabilities in the order of the task's classes, or one number. R draws; 1 at k_shot 0,
+        but for shuffled labels.
     """
 
     arm: str

@@ -123,12 +123,26 @@ def load_few(folder: Path) -> FewFit:
 
 
 def fit_shuffled(
-    folder: Path, unit: Unit, params: Mapping[str, Any], X_nD: Float, samples: TaskSamples, *, seed: int
+    folder: Path,
+    unit: Unit,
+    params: Mapping[str, Any],
+    X_nD: Float,
+    samples: TaskSamples,
+    *,
+    num_shuffles: int,
+    seed: int,
 ) -> None:
-    """Fit one candidate on shuffled training labels: what the arm reaches when there is nothing to learn."""
-    shuffled = np.random.default_rng([seed, 2]).permutation(samples.truth[samples.train])
-    (head,) = _fit(unit, [dict(params)], X_nD[samples.train], shuffled, samples, seed)
-    _keep(folder, {"params": dict(params)}, _outputs(head, X_nD[samples.predicted], samples))
+    """Fit one candidate on shuffled training labels: what the arm reaches when there is nothing to learn.
+
+    Several shuffles, since one alone strays far from chance where samples form a few clusters, each of
+    which takes the label that the shuffle happens to give it most.
+    """
+    scores = []
+    for shuffle in range(num_shuffles):
+        shuffled = np.random.default_rng([seed, 2, shuffle]).permutation(samples.truth[samples.train])
+        (head,) = _fit(unit, [dict(params)], X_nD[samples.train], shuffled, samples, seed)
+        scores.append(_outputs(head, X_nD[samples.predicted], samples))
+    _keep(folder, {"params": dict(params)}, np.stack(scores))
 
 
 def load_scores(folder: Path) -> Float:

@@ -65,8 +65,10 @@ class Keys:
             ids=self._ids,
         )
 
-    def shuffled(self, unit: Unit, features: str, params: dict[str, Any]) -> dict[str, Any]:
-        return self._of(unit, features, candidates=[params], fit="shuffled")
+    def shuffled(
+        self, unit: Unit, features: str, params: dict[str, Any], num_shuffles: int
+    ) -> dict[str, Any]:
+        return self._of(unit, features, candidates=[params], fit="shuffled", shuffles=num_shuffles)
 
     def _of(self, unit: Unit, features: str, **more: Any) -> dict[str, Any]:
         return {**self._common, "features": features, "family": unit.family, **more}

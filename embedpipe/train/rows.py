@@ -105,7 +105,7 @@ def chosen_per_draw(fitted: Mapping[str, FewFit], units: Mapping[str, Unit], met
     return chosen
 
 
-def add_baseline(written: Written, arm: str, scores_PK: Float, params: Mapping[str, Any], note: str) -> None:
+def add_baseline(written: Written, arm: str, scores_RPK: Float, params: Mapping[str, Any], note: str) -> None:
     """An arm without features, or without labels."""
     assert arm in (MAJORITY, SHUFFLED), arm
     row = {
@@ -116,7 +116,7 @@ def add_baseline(written: Written, arm: str, scores_PK: Float, params: Mapping[s
         "role": "none",
         "tap": NO_BACKBONE,
     }
-    written.add({**row, "params": dict(params), "note": note}, scores_PK[None])
+    written.add({**row, "params": dict(params), "note": note}, scores_RPK)
 
 
 def best_unit(results: Results, metric: str, among: Sequence[str]) -> str | None:

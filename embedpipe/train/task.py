@@ -13,10 +13,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from embedpipe.errors import DataError
 from embedpipe.evaluate.arms import MAJORITY, SHUFFLED, arm_dir
@@ -145,7 +144,7 @@ def train_task(
     metric = metric_of(samples.kind, select.by)
     written = Written(samples, notes=notes)
     add_full(written, results)
-    run.add_baselines(written, results, baselines, metric)
+    run.add_baselines(written, results, baselines, metric, num_shuffles=compare.draws)
     add_few(written, results, metric)
     _write_heads(results, samples, paths.heads_dir)
     Predictions.from_arms(task, samples.kind, samples.classes, written.arms).write(paths.predictions)
@@ -235,11 +234,11 @@ class _Run:
         return results
 
     def add_baselines(
-        self, written: Written, results: Results, baselines: Sequence[str], metric: str
+        self, written: Written, results: Results, baselines: Sequence[str], metric: str, *, num_shuffles: int
     ) -> None:
         """Arms that know no features, or no labels."""
         if MAJORITY in baselines:
-            add_baseline(written, MAJORITY, fit.majority_scores(self.samples), {}, "knows no features")
+            add_baseline(written, MAJORITY, fit.majority_scores(self.samples)[None], {}, "knows no features")
         if SHUFFLED in baselines:
             best = best_unit(results, metric, list(results.full))
             if best is None:
@@ -248,13 +247,15 @@ class _Run:
             unit, fitted = results.units[best], results.full[best]
             params = fitted.candidates[fitted.best or 0]["params"]
             X_nD = self._read(unit.backbone, unit.tap.name)
-            entry = self.memo.unit(
-                self.keys.shuffled(unit, self.keys.features(X_nD), params),
-                lambda folder: fit.fit_shuffled(folder, unit, params, X_nD, self.samples, seed=self.seed),
-            )
-            add_baseline(
-                written, SHUFFLED, fit.load_scores(entry), params, f"{best} on shuffled training labels"
-            )
+            with _threads_for(X_nD):
+                entry = self.memo.unit(
+                    self.keys.shuffled(unit, self.keys.features(X_nD), params, num_shuffles),
+                    lambda folder: fit.fit_shuffled(
+                        folder, unit, params, X_nD, self.samples, num_shuffles=num_shuffles, seed=self.seed
+                    ),
+                )
+            note = f"{best} on shuffled training labels"
+            add_baseline(written, SHUFFLED, fit.load_scores(entry), params, note)
 
     def _full(self, unit: Unit, X_nD: fit.Float, of_features: str) -> fit.FullFit:
         entry = self.memo.unit(
@@ -276,9 +277,10 @@ class _Run:
         return np.ascontiguousarray(X.reshape(len(X), -1))
 
 
-def _threads_for(X_nD: fit.Float) -> AbstractContextManager[Any]:
+def _threads_for(X_nD: fit.Float) -> AbstractContextManager[object]:
     """One thread for small matrices: there threads wait for each other longer than they work."""
-    return threadpool_limits(limits=1 if X_nD.size < SMALL else None)
+    limits: AbstractContextManager[object] = threadpool_limits(limits=1 if X_nD.size < SMALL else None)
+    return limits
 
 
 def _write_heads(results: Results, samples: TaskSamples, heads_dir: Path) -> None:

@@ -188,3 +188,10 @@ def test_unlabelled_validation_samples_are_predicted_and_not_scored(bench):
     assert "s002" in Predictions.read(bench.paths.predictions).scores("majority").sample_ids
     assert bench.scores()["num"]["missing"] == 1
     assert bench.scores()["num"]["val"] == 39
+
+
+def test_shuffled_labels_are_shuffled_as_often_as_there_are_draws(bench):
+    bench.train()
+    scores = Predictions.read(bench.paths.predictions).scores("shuffled_labels").scores
+    assert len(scores) == 3
+    assert (scores[0] != scores[1]).any()
