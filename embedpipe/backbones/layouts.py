@@ -200,6 +200,8 @@ def _whole(letters: str, shape: tuple[int, ...]) -> tuple[Axis, ...]:
 
 def _label(axis: Axis) -> str:
     """Meaning of an axis: of one letter with its parts in order, tokens (places of a map), or channels."""
+    if not axis:
+        return "1"  # an axis of size 1 that a reshape has put in
     letters = {factor.letter for factor in axis}
     if len(letters) == 1:
         letter = axis[0].letter
@@ -245,7 +247,7 @@ def _regrouped(axes: tuple[Axis, ...], shape: tuple[int, ...]) -> tuple[Axis, ..
     for size in shape:
         taken: list[Factor] = []
         product = 1
-        while left and (product < size or not taken):
+        while left and (product < size or (not taken and left[0].size == 1)):
             factor, needed = left[0], size // product
             if factor.size > needed:
                 if needed == 0 or factor.size % needed or size % product:
@@ -257,7 +259,7 @@ def _regrouped(axes: tuple[Axis, ...], shape: tuple[int, ...]) -> tuple[Axis, ..
                 left.pop(0)
             taken.append(factor)
             product *= factor.size
-        if product != size or not taken:
+        if product != size:
             return unknown
         found.append(tuple(taken))
     if any(factor.size != 1 for factor in left):

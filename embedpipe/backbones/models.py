@@ -66,7 +66,7 @@ def open_architecture(options: BackboneOptions, source_dir: Path, where: str) ->
         return Architecture("pixels", Pixels, Preprocessing(image_px, image_px, (0.0,), (1.0,)))
     if options.model == "glyphnet":
         return _glyphnet(options, source_dir, where)
-    return _torchvision(options.model.removeprefix("torchvision:"), options.weights or "", where)
+    return _torchvision(options, where)
 
 
 def read_card(name: str, source_dir: Path, where: str) -> dict[str, Any]:
@@ -109,7 +109,8 @@ def glyphnet_preprocessing(image_px: int) -> Preprocessing:
     return Preprocessing(image_px, image_px, GLYPHNET_MEAN, GLYPHNET_STD)
 
 
-def _torchvision(name: str, weights: str, where: str) -> Architecture:
+def _torchvision(options: BackboneOptions, where: str) -> Architecture:
+    name, weights = options.model.removeprefix("torchvision:"), options.weights or ""
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
         raise ConfigError(
@@ -129,7 +130,9 @@ def _torchvision(name: str, weights: str, where: str) -> Architecture:
 
     def build() -> nn.Module:
         # GoogLeNet and Inception warn unless told how to initialise.
-        given = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
+        given: dict[str, Any] = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
+        if name.startswith("vit_"):  # a ViT takes one size of image only
+            given["image_size"] = base.override(options.preprocess, where).crop_px
         module: nn.Module = torchvision.models.get_model(name, weights=None, **given)
         return module
 

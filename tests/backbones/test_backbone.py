@@ -1,4 +1,5 @@
 import copy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -153,6 +154,11 @@ def test_vit_knows_its_class_token_and_the_grid_of_its_patches(small_vit, make, 
     np.testing.assert_allclose(found[f"{last}.grid2"], cells.reshape(3, -1), rtol=1e-4, atol=1e-5)
 
 
+def test_a_vit_is_built_for_the_size_of_its_images(make):
+    backbone = make("torchvision:vit_b_32", preprocess={"crop_px": 64}, taps={"every:6": ["grid:2"]})
+    assert set(backbone.tap_shapes().values()) == {(768 * 4,)}
+
+
 def test_an_image_size_the_model_cannot_take_is_one_sentence(small_vit, make):
     with pytest.raises(ConfigError, match=r"takes no input of 3×24×24 \(.*32.*\); set preprocess.crop_px"):
         make(small_vit["model"], preprocess={"resize_px": 24, "crop_px": 24})
@@ -203,12 +209,17 @@ def test_features_are_those_of_torchvisions_own_extractor(make, batch):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", torchvision.models.list_models(module=torchvision.models))
 def test_every_torchvision_model_has_blocks_that_can_be_pooled(name):
+    from embedpipe.backbones import BackboneOptions
     from embedpipe.backbones.graph import ModelGraph
-    from embedpipe.backbones.models import _torchvision
+    from embedpipe.backbones.models import open_architecture
 
-    architecture = _torchvision(name, "", "here")
-    options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
-    module = torchvision.models.get_model(name, weights=None, **options).eval()
+    options = BackboneOptions(model=f"torchvision:{name}", weights="random:0", taps={"last": ["gap"]})
+    architecture = open_architecture(options, Path(), "here")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            torch.nn.init, "trunc_normal_", lambda tensor, *args, **kwargs: tensor
+        )  # seconds a model
+        module = architecture.build().eval()
     graph = ModelGraph(module, architecture.base.input_shape)
     for block in graph.block_names:
         assert graph.info(block).layout in ("NCHW", "NHWC", "NTD")

@@ -71,6 +71,11 @@ def test_axes_that_are_split_and_put_together_again_keep_their_meaning():
     assert graph.info("relu").layout == "other"
 
 
+def test_windows_as_large_as_the_map_keep_the_meaning_of_axes():
+    graph = ModelGraph(Shuffling().eval(), (4, 4, 4))
+    assert graph.infos[-1].layout == "NCHW"
+
+
 def test_outputs_without_a_row_a_sample_cannot_be_tapped():
     class Folding(nn.Module):
         def forward(self, x):
