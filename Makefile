@@ -6,21 +6,24 @@ STAMP := $(VENV)/.installed
 
 .PHONY: setup repro test test-slow lint bench clean
 
-setup: $(STAMP)
+setup: $(STAMP) ## make .venv with everything pinned in requirements.lock
 
 # uv installs in seconds; without one on PATH, pip installs it into the environment first.
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "embedpipe needs Python 3.11 or newer, found $$($(PYTHON) -V); run: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
-	$(PYTHON) -m venv $(VENV)
-	command -v uv >/dev/null || $(BIN)/python -m pip install --quiet uv
-	UV=$$(command -v uv || echo $(BIN)/uv); \
+	@echo 'setting up $(VENV): about half a minute with uv, a few without'
+	@$(PYTHON) -m venv $(VENV)
+	@command -v uv >/dev/null || $(BIN)/python -m pip install --quiet uv
+	@UV=$$(command -v uv || echo $(BIN)/uv); \
 	$$UV pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock && \
 	$$UV pip install --quiet --python $(BIN)/python --no-deps -e .
-	touch $@
+	@touch $@
 
 repro: setup
-	$(BIN)/python -m dvc repro --quiet || $(BIN)/python -m dvc repro
+	PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro
+	@$(BIN)/embedpipe info
+
 test: setup
 	$(BIN)/python -m pytest -m "not slow"
 
@@ -33,8 +36,9 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# each script ends its output with one JSON object of named figures
 bench: setup
-	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 clean:
 	rm -rf $(VENV)

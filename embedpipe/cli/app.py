@@ -158,9 +158,10 @@ def select() -> None:
 def compare() -> None:
     """Compare every arm on validation and print the leaderboard."""
     workspace, _ = _open()
-    from embedpipe.steps.compare import compare_arms
+    from embedpipe.steps.compare import compare_arms, print_leaderboard
 
     compare_arms(workspace)
+    print_leaderboard(workspace)
 
 
 @app.command(rich_help_panel=_STEPS)

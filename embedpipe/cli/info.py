@@ -83,3 +83,6 @@ def show(workspace: Workspace, found: dict[str, Any]) -> None:
         print_leaderboard(workspace)
     else:
         console.print("no leaderboard yet: run `dvc repro`")
+        return
+    if workspace.report.exists():
+        console.print(f"the page: {workspace.report.relative_to(workspace.root)}", markup=False)

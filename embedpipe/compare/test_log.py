@@ -14,6 +14,8 @@ from typing import Any
 from embedpipe.errors import DataError
 from embedpipe.evaluate.arms import k_code
 
+ABOUT = "about"
+"""Key of a line that says what the file is: an empty file would have DVC warn at each run."""
 FIELDS = ("time", "task", "arm", "k_shot", "predictions_digest", "num_samples", "test")
 
 
@@ -33,6 +35,8 @@ def read_log(path: Path) -> list[dict[str, Any]]:
             continue
         try:
             record = json.loads(line)
+            if set(record) == {ABOUT}:
+                continue
             records.append({name: record[name] for name in FIELDS})
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(

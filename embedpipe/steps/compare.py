@@ -12,12 +12,12 @@ from embedpipe.compare.table import leaderboard_table
 from embedpipe.evaluate.options import Baselines, CompareOptions
 from embedpipe.steps.files import read_selection, task_files
 from embedpipe.steps.sections import Sections
-from embedpipe.terminal import progress_bar
+from embedpipe.terminal import progress_bar, say
 from embedpipe.workspace import Workspace
 
 
 def compare_arms(workspace: Workspace) -> Comparison:
-    """Write leaderboard, metrics, comparison and plots, and print the leaderboard."""
+    """Write leaderboard, metrics, comparison and plots, and say what was learnt."""
     sections = Sections(workspace)
     options = sections.whole("compare", CompareOptions)
     tasks = task_files(workspace, sections)
@@ -38,7 +38,7 @@ def compare_arms(workspace: Workspace) -> Comparison:
         comparison=workspace.comparison,
         plots_dir=workspace.plots_dir,
     )
-    print_leaderboard(workspace)
+    say(found.comparison["headline"]["sentence"])
     return found
 
 

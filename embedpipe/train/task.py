@@ -15,7 +15,7 @@ from itertools import groupby
 from pathlib import Path
 
 import numpy as np
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import threadpool_limits
 
 from embedpipe.errors import DataError
 from embedpipe.evaluate.arms import MAJORITY, SHUFFLED, arm_dir

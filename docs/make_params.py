@@ -1,0 +1,108 @@
+"""Write docs/params.md from the options models: their descriptions are the reference.
+
+    python docs/make_params.py
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from embedpipe.config import Params
+from embedpipe.heads.options import HeadOptions
+from embedpipe.heads.registry import FAMILIES
+
+PAGE = Path(__file__).parent / "params.md"
+
+
+def page() -> str:
+    """The whole page."""
+    parts = [
+        "# params.yaml, key by key",
+        "",
+        "Written by `docs/make_params.py` from the options that stand beside each component. Sections are dicts by name "
+        "where they say *by name*; a relative path is relative to `params.yaml`.",
+    ]
+    for name, field in Params.model_fields.items():
+        if name == "heads":
+            parts += ["", "## heads, by name", "", "A head's family is its name unless `family:` says otherwise. "
+                      "Each hyperparameter is a value, a list, `{log: [low, high, num]}` or `{linear: [low, high, num]}`."]
+            parts += [line for model, title in head_models() for line in table(model, title)]
+            continue
+        by_name = typing.get_origin(field.annotation) is dict
+        parts += ["", f"## {name}{', by name' if by_name else ''}", "", field.description or ""]
+        models = list(models_in(field.annotation))
+        parts += [line for model in models for line in nested(model, "")]
+        if not models and field.default is not PydanticUndefined:
+            parts += ["", f"Default: `{field.default}`."]
+    return "\n".join(parts) + "\n"
+
+
+def head_models() -> list[tuple[type[BaseModel], str]]:
+    """The keys all heads share, then those of each family."""
+    own = [(family.options, f"heads: {name}") for name, family in FAMILIES.items()]
+    return [(HeadOptions, "every head"), *own]
+
+
+def nested(model: type[BaseModel], place: str) -> list[str]:
+    """Tables of a model and of the models inside it."""
+    lines = table(model, place)
+    for name, field in model.model_fields.items():
+        for inner in models_in(field.annotation):
+            lines += nested(inner, f"{place}{name}" + kind_of(inner))
+    return lines
+
+
+def kind_of(model: type[BaseModel]) -> str:
+    kind = model.model_fields.get("kind")
+    values = typing.get_args(kind.annotation) if kind else ()
+    return f": {{kind: {values[0]}}}" if len(values) == 1 else ""
+
+
+def table(model: type[BaseModel], title: str) -> list[str]:
+    """One table of keys."""
+    shared = HeadOptions.model_fields if issubclass(model, HeadOptions) and model is not HeadOptions else {}
+    rows = [
+        f"| `{field.alias or name}` | {default_of(field)} | {cell(field.description or '')} |"
+        for name, field in model.model_fields.items()
+        if name not in shared
+    ]
+    head = [f"`{title}`", ""] if title else []
+    return ["", *head, "| key | default | meaning |", "|---|---|---|", *rows] if rows else []
+
+
+def default_of(field: FieldInfo) -> str:
+    if field.is_required():
+        return "*required*"
+    if field.default_factory is not None:
+        return "see meaning"
+    value = field.default
+    if isinstance(value, BaseModel):
+        return "below"
+    if isinstance(value, (tuple, list)):
+        value = list(value)
+    return f"`{'null' if value is None else value}`"
+
+
+def cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def models_in(annotation: Any) -> typing.Iterator[type[BaseModel]]:
+    """Options models that an annotation names."""
+    origin = typing.get_origin(annotation)
+    if origin in (dict, list, tuple, typing.Union, types.UnionType, typing.Annotated):
+        for argument in typing.get_args(annotation):
+            yield from models_in(argument)
+    elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
