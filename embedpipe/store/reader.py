@@ -1,13 +1,15 @@
-"""Read features by row from a published store or from a working group.
+"""Read features by row from a published store or from a working group, here or in an object store.
 
-Rows come in the order asked, in the dtype stored; damage is an error, never other values.
+Rows come in the order asked, in the dtype stored; damage is an error, never other values. A store that is
+open may be read by several threads, and in processes that were forked or spawned with it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +24,7 @@ from embedpipe.store.holes import Holes
 from embedpipe.store.join import join
 from embedpipe.store.layout import TapState, padded
 from embedpipe.store.published import Contents, read_contents
+from embedpipe.store.remote import RemoteFolder, is_remote
 
 
 class FeatureStore:
@@ -29,28 +32,45 @@ class FeatureStore:
 
     Attributes
     ----------
-    path : Path
+    path : Path or RemoteFolder
     spec : BackboneSpec
     taps : dict of name -> TapState
     num_rows : int
     """
 
-    def __init__(self, path: Path, contents: Contents) -> None:
+    def __init__(self, path: Path | RemoteFolder, contents: Contents) -> None:
         self.path = path
         self.contents = contents
         self._readers: dict[str, ArrayReader] = {}
 
     @classmethod
-    def open(cls, path: Path | str) -> Self:
+    def open(cls, path: Path | str, *, storage_options: Mapping[str, Any] | None = None) -> Self:
         """Open a published store or a working group, as it stands now.
+
+        Parameters
+        ----------
+        path
+            A folder, or the address of a published store, e.g. ``s3://bucket/features/r50``. Remote rows are
+            read by zarr through fsspec, every inner chunk compared with its checksum each time.
+        storage_options
+            Of the file system of an address.
 
         Raises
         ------
         StoreError
             If `path` is neither, or its store.json, group.json or ledger is damaged.
+        ConfigError
+            If nothing installed reads such addresses.
         """
+        if isinstance(path, str) and is_remote(path):
+            folder = RemoteFolder(path, storage_options or {})
+            return cls(folder, read_contents(cast(Path, folder)))  # reads nothing but bytes
         path = Path(path)
         return cls(path, read_store(path))
+
+    def __getstate__(self) -> dict[str, Any]:
+        # what is mapped or connected is opened again in the other process
+        return {"path": self.path, "contents": self.contents, "_readers": {}}
 
     @property
     def spec(self) -> BackboneSpec:
@@ -99,12 +119,16 @@ class FeatureStore:
         rows = join(self.keys, self.parts, keys, parts).rows
         return np.where(rows < self.num_rows, rows, -1)
 
-    def read(self, name: str, rows: slice | npt.ArrayLike) -> npt.NDArray[Any]:
+    def read(
+        self, name: str, rows: slice | npt.ArrayLike, out: npt.NDArray[Any] | None = None
+    ) -> npt.NDArray[Any]:
         """Rows of a tap in stored dtype, shape (n, *row_shape), in the order asked; holes are NaN.
 
         Parameters
         ----------
         rows : slice, or integers below num_rows, repeats allowed
+        out : array, shape (n, *row_shape), in stored dtype, optional
+            Filled and returned. To read on and on, use one buffer again: fresh memory costs more than the copy.
 
         Raises
         ------
@@ -117,13 +141,22 @@ class FeatureStore:
         if isinstance(rows, slice):
             start, stop, step = rows.indices(self.num_rows)
             if step == 1:
-                return reader.read(start, max(start, stop))
+                return reader.read(start, max(start, stop), out)
             rows = np.arange(start, stop, step)
         wanted = np.asarray(rows, np.int64).reshape(-1)
         if len(wanted) and (wanted.min() < 0 or wanted.max() >= self.num_rows):
             bad = int(wanted[(wanted < 0) | (wanted >= self.num_rows)][0])
             raise ShapeError(f"{self.path}: row {bad}: expected rows 0 to {self.num_rows - 1}")
-        return reader.gather(wanted)
+        return reader.gather(wanted, out)
+
+    def release(self, above_nbytes: int = 0) -> None:
+        """Give back the memory of mapped pages, where reading has touched more than `above_nbytes` of them.
+
+        Pages are a cache that the system takes back when it needs memory; this keeps a process small before.
+        """
+        for reader in list(self._readers.values()):
+            if reader.touched_nbytes > above_nbytes:
+                reader.release()
 
     def _reader(self, layout: ArrayLayout, num_rows: int | None = None) -> ArrayReader:
         if layout.name not in self._readers:
