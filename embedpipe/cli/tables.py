@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
-from embedpipe.extract.estimate import Estimate
+if TYPE_CHECKING:  # what a plan is made by imports torch: seconds that other tables need not wait for
+    from embedpipe.extract.estimate import Estimate
 
 
 def out() -> Console:

@@ -248,3 +248,8 @@ def test_a_stage_prints_one_sentence_and_exits_2(tmp_path):
     )  # fmt: skip
     assert done.returncode == 2 and "no entry is named 'photos'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_asking_what_there_is_imports_no_torch(finished):
+    code = "import sys; from embedpipe.cli.app import run; run(['info']); sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=finished, capture_output=True)
