@@ -43,7 +43,7 @@ class FeatureTable:
 
 
 @dataclass(frozen=True)
-class Features:
+class PublishedFeatures:
     """A published store with its card, open for reading."""
 
     store_dir: Path
@@ -94,7 +94,7 @@ class Features:
         return np.asarray(self.store.read(tap, rows), dtype=np.float32)
 
 
-def open_features(store_dir: Path) -> Features:
+def open_features(store_dir: Path) -> PublishedFeatures:
     """Open a published store.
 
     Raises
@@ -107,7 +107,7 @@ def open_features(store_dir: Path) -> Features:
     card = read_card(store_dir)
     store = FeatureStore.open(store_dir)
     card.check(store.spec, store_dir)
-    return Features(store_dir, card, store)
+    return PublishedFeatures(store_dir, card, store)
 
 
 def load_features(store_dir: Path, tap: str, manifest: Manifest) -> FeatureTable:

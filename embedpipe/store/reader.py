@@ -147,6 +147,8 @@ class FeatureStore:
         if len(wanted) and (wanted.min() < 0 or wanted.max() >= self.num_rows):
             bad = int(wanted[(wanted < 0) | (wanted >= self.num_rows)][0])
             raise ShapeError(f"{self.path}: row {bad}: expected rows 0 to {self.num_rows - 1}")
+        if len(wanted) > 1 and wanted[-1] - wanted[0] == len(wanted) - 1 and (np.diff(wanted) == 1).all():
+            return reader.read(int(wanted[0]), int(wanted[-1]) + 1, out)
         return reader.gather(wanted, out)
 
     def release(self, above_nbytes: int = 0) -> None:

@@ -23,7 +23,7 @@ from embedpipe.evaluate.files import write_json
 from embedpipe.evaluate.metrics import metric_of
 from embedpipe.evaluate.options import CompareOptions, SelectOptions, check_k_shot_heads
 from embedpipe.evaluate.predictions import Predictions
-from embedpipe.features.table import Features, open_features
+from embedpipe.features.table import PublishedFeatures, open_features
 from embedpipe.heads.options import HeadOptions
 from embedpipe.manifest.kshot import k_shot_indices
 from embedpipe.manifest.table import Manifest
@@ -203,7 +203,7 @@ class _Run:
     """What every fit of one task shares."""
 
     samples: TaskSamples
-    stores: Mapping[str, Features]
+    stores: Mapping[str, PublishedFeatures]
     memo: Memo
     keys: Keys
     by: str

@@ -1,0 +1,79 @@
+"""Find the rows of a store that belong to samples: by key, whatever the order, with all parts of each.
+
+Arithmetic over keys and part numbers; reads no features.
+"""
+
+# n samples, r rows of a store that belong to them
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from embedpipe.store import FeatureStore
+from embedpipe.store.join import join
+
+Index = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class RowsOfSamples:
+    """Rows of each sample, those of one sample one after the other, by part number.
+
+    Attributes
+    ----------
+    rows : int64 [r]
+    starts : int64 [n + 1]
+        Sample i has ``rows[starts[i]:starts[i + 1]]``.
+    parts : int32 [r]
+        Part number of each row: 0 where a sample is one row, the number of the window or crop else.
+    """
+
+    rows: Index
+    starts: Index
+    parts: npt.NDArray[np.int32]
+
+    @property
+    def counts(self) -> Index:
+        """Rows of each sample, int64 [n]."""
+        return np.diff(self.starts)
+
+    def take(self, samples: Index) -> RowsOfSamples:
+        """Of these samples, in the order asked."""
+        places, starts = ragged(self.starts, samples)
+        return RowsOfSamples(self.rows[places], starts, self.parts[places])
+
+
+def rows_of_samples(
+    store: FeatureStore, keys: npt.NDArray[np.uint8], excluded: npt.NDArray[np.bool_] | None = None
+) -> RowsOfSamples:
+    """Every row of every sample.
+
+    Parameters
+    ----------
+    keys : uint8 [n, 16]
+        Repeats allowed: two ids may name one content.
+    excluded : bool [num_rows], optional
+        Rows that do not count, such as holes.
+    """
+    num = len(keys)
+    counted = np.arange(store.num_rows) if excluded is None else np.flatnonzero(~excluded)
+    # part numbers are left out of the match, so that every row finds the first sample of its key
+    of_row = join(keys, np.zeros(num, np.int32), store.keys[counted], np.zeros(len(counted), np.int32)).rows
+    first = join(keys, np.zeros(num, np.int32), keys, np.zeros(num, np.int32)).rows
+    mine = np.flatnonzero(of_row < num)
+    rows, sample = counted[mine], of_row[mine]
+    parts = store.parts[rows]
+    order = np.lexsort((parts, sample))
+    starts = np.searchsorted(sample[order], np.arange(num + 1)).astype(np.int64)
+    return RowsOfSamples(rows[order].astype(np.int64), starts, parts[order]).take(first)
+
+
+def ragged(starts: Index, samples: Index) -> tuple[Index, Index]:
+    """Places of all rows of `samples`, and where those of each begin among them, [len(samples) + 1]."""
+    counts = starts[samples + 1] - starts[samples]
+    new_starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    places = np.arange(new_starts[-1]) + np.repeat(starts[samples] - new_starts[:-1], counts)
+    return places, new_starts
