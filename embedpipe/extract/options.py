@@ -48,6 +48,11 @@ class ExtractOptions(StrictModel):
         "refuse",
         description="What to do when the backbone no longer computes what it stored (the probe differs).",
     )
+    wait_s: float = Field(
+        3600.0,
+        ge=0.0,
+        description="Seconds to wait for another run that holds the working store; an hour outlasts most, 0 stops.",
+    )
     journal_s: float = Field(
         5.0,
         ge=0.0,

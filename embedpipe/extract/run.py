@@ -27,6 +27,7 @@ from embedpipe.progress import Progress, silent
 from embedpipe.sources.base import Source
 from embedpipe.store.plan import GrowthPlan
 from embedpipe.store.publishing import publish
+from embedpipe.store.seeding import EarlierStore
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ def extract_backbone(
     source_dir: Path,
     stores_dir: Path,
     destination: Path,
+    earlier: Sequence[EarlierStore] = (),
     progress: Progress = silent,
     say: Callable[[str], None] = lambda text: None,
 ) -> ExtractSummary:
@@ -80,6 +82,8 @@ def extract_backbone(
         Where relative paths of weights start, and where source models trained here lie.
     stores_dir, destination
         The folder of working stores, and the published store; they must share a filesystem.
+    earlier
+        Where this store was published before, to take from what the working store lacks.
 
     Raises
     ------
@@ -92,7 +96,9 @@ def extract_backbone(
     TooManyFailed
         If more than `max_failed` of the samples cannot be decoded. What is committed stays.
     """
-    with open_session(name, options, extract, datasets, root, source_dir, stores_dir, destination) as session:
+    with open_session(
+        name, options, extract, datasets, root, source_dir, stores_dir, destination, earlier=earlier, say=say
+    ) as session:
         for note in session.notes:
             say(note)
         plan = session.plan()
@@ -100,7 +106,7 @@ def extract_backbone(
         failures = _Failures(session.wanted, extract.max_failed, name)
         times = StepTimes()
         if plan.blocks:
-            _run_blocks(session, plan, failures, times, progress)
+            _run_blocks(session, plan, failures, times, progress, say)
         group = session.group
         failed = failed_samples(session.wanted, group.taps[session.tap_names[0]].holes, plan.rows_of_wanted)
         publish(
@@ -121,7 +127,12 @@ def extract_backbone(
 
 
 def _run_blocks(
-    session: Session, plan: GrowthPlan, failures: _Failures, times: StepTimes, progress: Progress
+    session: Session,
+    plan: GrowthPlan,
+    failures: _Failures,
+    times: StepTimes,
+    progress: Progress,
+    say: Callable[[str], None],
 ) -> None:
     total, done = plan.num_rows_to_compute, 0
     options = session.extract
@@ -150,7 +161,10 @@ def _run_blocks(
                     decode_threads=options.decode_threads,
                     times=times,
                 )
-            session.notes.extend(f"{session.name}: {remark}" for remark in writer.commit().remarks)
+            remarks = [f"{session.name}: {remark}" for remark in writer.commit().remarks]
+            session.notes.extend(remarks)
+            for remark in remarks:
+                say(remark)
 
 
 def _batches(rows: np.ndarray, plan: GrowthPlan, batch: int) -> Iterator[Batch]:

@@ -18,11 +18,12 @@ import torch
 
 from embedpipe.backbones import BackboneOptions, load_backbone
 from embedpipe.backbones.backbone import Backbone
-from embedpipe.errors import DiskFullError, ProbeMismatch
+from embedpipe.errors import DiskFullError, ProbeMismatch, StoreLocked
 from embedpipe.extract.device import MAX_PRECISION_ERROR, as_precision, resolve_device, resolve_precision
 from embedpipe.extract.options import ExtractOptions
 from embedpipe.extract.probe import check_probe, probe_images
 from embedpipe.extract.samples import WantedSamples, gather
+from embedpipe.extract.seeding import Earlier, seed_group
 from embedpipe.manifest.table import Manifest
 from embedpipe.sources.base import Source
 from embedpipe.sources.decode import DECODER
@@ -31,6 +32,7 @@ from embedpipe.store.disk import replace_file
 from embedpipe.store.group import Group, find_groups, open_group
 from embedpipe.store.plan import GrowthPlan
 from embedpipe.store.publishing import check_same_filesystem
+from embedpipe.store.seeding import EarlierStore
 
 Features = dict[str, np.ndarray]
 DISK_FACTOR = 2.0  # the journal holds a block beside the shards that are made of it
@@ -119,8 +121,19 @@ def open_session(
     source_dir: Path,
     stores_dir: Path,
     destination: Path,
+    *,
+    earlier: Sequence[EarlierStore] = (),
+    say: Callable[[str], None] = lambda text: None,
 ) -> Iterator[Session]:
-    """Load, resolve, lock, recover, probe; leave with the lock released.
+    """Load, resolve, lock, recover, probe, seed; leave with the lock released.
+
+    Parameters
+    ----------
+    earlier
+        Where this backbone's store was published before, the nearest first: the working store takes from them
+        what it lacks.
+    say
+        Told who holds the store while this run waits for it.
 
     Raises
     ------
@@ -134,20 +147,40 @@ def open_session(
     device = resolve_device(extract.device)
     tap_specs = backbone.tap_specs(extract.dtype)
     builtin = _Builtin(backbone, tap_specs, device)
-    spec, notes = _resolve_spec(stores_dir, backbone, extract.precision, device, builtin, name)
+    before = [Earlier(store) for store in earlier]
+    spec, notes = _resolve_spec(stores_dir, backbone, extract.precision, device, builtin, name, before)
     found = builtin.features(spec.precision)
     shapes = backbone.tap_shapes(tap_specs)
     notes += _changed_since_last(_last_path(stores_dir, name), spec, name)
     generation = _generation(stores_dir, spec, found, extract.on_mismatch, name, notes)
     group = open_group(stores_dir, spec, generation=generation)
-    with group.lock():
+    with _locked(group, extract.wait_s, say):
         group.recover()
         group.ensure_taps({tap: shapes[tap.name] for tap in tap_specs})
+        names = [tap.name for tap in tap_specs]
+        notes += seed_group(
+            group, before, wanted.keys, names, found, on_mismatch=extract.on_mismatch, name=name
+        )
         stored = group.probe() or {}
+        check_probe(f"backbones.{name}", stored, found, spec.precision)  # another run may have come first
         new = {tap: found[tap] for tap in found if tap not in stored}
         if new:
             group.save_probe({**stored, **new})
         yield Session(name, options, extract, backbone, device, spec, tap_specs, wanted, group, notes)
+
+
+@contextlib.contextmanager
+def _locked(group: Group, wait_s: float, say: Callable[[str], None]) -> Iterator[None]:
+    """Hold the group; who holds it now is said before waiting for it."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(group.lock())
+        except StoreLocked as error:
+            if not wait_s:
+                raise
+            say(f"{error}; waiting for it, at most {wait_s:,.0f} s (extract.wait_s)")
+            stack.enter_context(group.lock(wait_s))
+        yield
 
 
 def _last_path(stores_dir: Path, name: str) -> Path:
@@ -177,7 +210,13 @@ class _Builtin:
 
 
 def _resolve_spec(
-    stores_dir: Path, backbone: Backbone, wanted: str, device: torch.device, builtin: _Builtin, name: str
+    stores_dir: Path,
+    backbone: Backbone,
+    wanted: str,
+    device: torch.device,
+    builtin: _Builtin,
+    name: str,
+    before: Sequence[Earlier],
 ) -> tuple[BackboneSpec, list[str]]:
     """The spec, with `precision: auto` as an existing group has it, or resolved on the built-in batch."""
 
@@ -194,9 +233,11 @@ def _resolve_spec(
     groups = find_groups(stores_dir)
     known = {info.spec for info in groups}
     if wanted == "auto":
-        for precision in ("bfloat16", "float16", "float32"):
-            if at(precision) in known:
-                return at(precision), []
+        candidates = [at(precision) for precision in ("bfloat16", "float16", "float32")]
+        adopted = next((spec for spec in candidates if spec in known), None)
+        adopted = adopted or next((one.spec for one in before if one.spec in candidates), None)
+        if adopted is not None:
+            return adopted, []
     precision, errors = resolve_precision(wanted, device, builtin.features)
     spec = at(precision)
     notes = []

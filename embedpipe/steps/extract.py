@@ -16,7 +16,9 @@ from embedpipe.extract.session import open_session
 from embedpipe.manifest.table import Manifest
 from embedpipe.sources.base import Source, open_source
 from embedpipe.steps.sections import Sections
+from embedpipe.store.seeding import EarlierStore, FolderStore
 from embedpipe.terminal import progress_bar, say
+from embedpipe.tracking import TrackedFolder
 from embedpipe.workspace import Workspace
 
 
@@ -33,10 +35,10 @@ def extract_features(workspace: Workspace, backbone: str) -> ExtractSummary:
             source_dir=workspace.source_dir,
             stores_dir=workspace.stores_dir,
             destination=workspace.features(backbone),
+            earlier=_earlier(workspace, backbone),
             progress=progress,
+            say=say,
         )
-    for note in summary.notes:
-        say(note)
     say(summary.sentence())
     return summary
 
@@ -53,6 +55,8 @@ def plan_features(workspace: Workspace, backbone: str) -> Estimate:
         workspace.source_dir,
         workspace.stores_dir,
         workspace.features(backbone),
+        earlier=_earlier(workspace, backbone),
+        say=say,
     ) as session:
         return estimate(session)
 
@@ -64,7 +68,9 @@ def describe_nodes(workspace: Workspace, backbone: str) -> list[dict[str, Any]]:
     return [
         {
             "name": node.modules[0] if node.modules else node.name,
-            "also": [name for name in (*node.modules[1:], node.name) if name != node.modules[0]] if node.modules else [],
+            "also": [name for name in (*node.modules[1:], node.name) if name != node.modules[0]]
+            if node.modules
+            else [],
             "block": node.is_block,
             "shape": list(node.shape),
             "layout": node.layout,
@@ -73,6 +79,12 @@ def describe_nodes(workspace: Workspace, backbone: str) -> list[dict[str, Any]]:
         }
         for node in nodes
     ]
+
+
+def _earlier(workspace: Workspace, backbone: str) -> list[EarlierStore]:
+    """Where the store was published before: in its place, unless DVC has cleared it, and in what DVC tracks."""
+    destination = workspace.features(backbone)
+    return [FolderStore(destination), TrackedFolder(workspace.root, destination)]
 
 
 def _target_datasets(workspace: Workspace, sections: Sections) -> list[tuple[Manifest, Source]]:

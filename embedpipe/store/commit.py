@@ -24,6 +24,7 @@ from embedpipe.store.disk import (
     record_of_file,
     remove_tree,
     replace_file,
+    sync_file,
     sync_folder,
     sync_folders,
     telling_full,
@@ -35,6 +36,8 @@ JOURNAL = "journal"
 TEMPORARY = "tmp"
 INTENT = "intent.json"
 PARTIAL = ".partial"
+SEED = "seed"  # what is being brought in from elsewhere
+MOVING = ("compact", "forget")  # commits after which a row no longer holds what it held
 
 
 class Transaction:
@@ -58,6 +61,14 @@ class Transaction:
         assert path not in self.files
         write_file(self._folder / str(len(self.files)), data)
         self.files[path] = record_of_bytes(data)
+
+    def take(self, path: str, source: Path, record: FileRecord) -> None:
+        """Move in a finished file, on the same file system, that is to stand at `path`; `record` was checked."""
+        assert path not in self.files
+        sync_file(source)
+        with telling_full(source):
+            os.replace(source, self._folder / str(len(self.files)))
+        self.files[path] = record
 
     def commit(self, entry: Entry, remove: Path | None = None) -> None:
         """Make the files and the entry permanent.
@@ -161,16 +172,21 @@ def read_intent(root: Path) -> dict[str, Any] | None:
     return body
 
 
-def read_state(root: Path) -> LedgerState:
+def read_state(root: Path, *, moving: bool = False) -> LedgerState:
     """What is committed, readable also between a kill and the recovery.
 
     An interrupted commit may have renamed some files already: they hold all that the old ones held, and stand
     here with their own records.
 
+    Parameters
+    ----------
+    moving
+        Give the state too where an interrupted commit moves rows: files can be verified, not read.
+
     Raises
     ------
     StoreError
-        If the ledger or the intent is damaged.
+        If the ledger or the intent is damaged, or an interrupted commit moves rows.
     """
     lines = root / ledger.NAME
     entries, nbytes = ledger.read_ledger(lines)
@@ -180,7 +196,13 @@ def read_state(root: Path) -> LedgerState:
         _check_ledger(root, entries, nbytes)
         return state
     files = dict(state.files)
-    for path, record in Entry.from_dict(body["entry"]).files.items():
+    entry = Entry.from_dict(body["entry"])
+    if entry.kind in MOVING and entry.sequence == state.num_entries and not moving:
+        raise StoreError(
+            f"{root}: expected whole shards, found a rewrite of rows ({entry.kind}) that is under way or was "
+            "interrupted; wait for it, or finish it with `embedpipe gc`, `embedpipe repair` or `embedpipe extract`"
+        )
+    for path, record in entry.files.items():
         if (root / path).exists() and record_of_file(root / path) == record:
             files[path] = record
     return dataclasses.replace(state, files=files)
@@ -220,12 +242,21 @@ def _finish(root: Path, body: dict[str, Any]) -> None:
     if len(entries) == entry.sequence:
         ledger.append_entry(lines, entry)
         sync_folder(root)
+    for path in entry.removed:
+        (root / path).unlink(missing_ok=True)
+        _remove_empty((root / path).parent, root)
     if body["remove"] is not None:
         (root / JOURNAL / body["remove"]).unlink(missing_ok=True)
     remove_tree(root / JOURNAL / TEMPORARY)
     with telling_full(root):
         os.unlink(root / JOURNAL / INTENT)
     sync_folder(root / JOURNAL)
+
+
+def _remove_empty(folder: Path, root: Path) -> None:
+    while folder != root and folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+        folder = folder.parent
 
 
 def _sweep_partial(root: Path) -> list[str]:

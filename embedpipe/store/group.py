@@ -42,6 +42,11 @@ class GroupInfo:
     generation: int
 
 
+def probe_path(tap_name: str) -> str:
+    """Path in a group, and in a published store, of a tap's probe features."""
+    return f"{PROBE}/{tap_name}.npy"
+
+
 def group_path(root: Path, spec: BackboneSpec, generation: int = 0) -> Path:
     """Folder of a group under `root`."""
     return root / (spec.fingerprint if generation == 0 else f"{spec.fingerprint}-{generation}")
@@ -171,7 +176,7 @@ class Group:
 
     def reload(self) -> None:
         """Read again what is committed."""
-        self._state = commit.read_state(self.path)
+        self._state = commit.read_state(self.path, moving=True)
 
     @contextmanager
     def lock(
@@ -292,7 +297,7 @@ class Group:
             for name, array in sorted(features.items()):
                 held = BytesIO()
                 np.save(held, array, allow_pickle=False)
-                transaction.write(f"{PROBE}/{name}.npy", held.getvalue())
+                transaction.write(probe_path(name), held.getvalue())
             entry = Entry(self._state.num_entries, "probe", self.num_rows, (), transaction.files)
             transaction.commit(entry)
         except BaseException:
@@ -335,6 +340,8 @@ class Group:
         self._recovered = False
 
     def _table(self, layout: ArrayLayout, start: int, stop: int) -> npt.NDArray[Any]:
+        if (self.path / commit.JOURNAL / commit.INTENT).exists():
+            commit.read_state(self.path)  # refuses where rows are on the move
         return ArrayReader(self.path, layout, self.num_rows, self._state.files).read(start, stop)
 
     def _check_locked(self) -> None:

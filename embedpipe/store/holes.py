@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 NOT_WANTED = "not wanted"
+LOST = "lost"  # to a damaged shard: the planner fills it again
+FORGOTTEN = "forgotten"
 
 BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.int64]

@@ -77,12 +77,14 @@ class Entry:
     sequence : int
         0, 1, 2, ...: so that recovery knows whether a line was written.
     kind : str
-        ``block`` or ``probe``.
+        ``block``, ``probe``, ``seed``, ``repair``, ``compact`` or ``forget``.
     num_rows : int
         Rows of the group after it.
     taps : tuple of TapChange
     files : dict
         Path in the group -> record, of every file it wrote.
+    removed : tuple of str
+        Paths in the group that it took away.
     """
 
     sequence: int
@@ -90,14 +92,17 @@ class Entry:
     num_rows: int
     taps: tuple[TapChange, ...]
     files: dict[str, FileRecord]
+    removed: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
+        removed = {"removed": sorted(self.removed)} if self.removed else {}
         return {
             "sequence": self.sequence,
             "kind": self.kind,
             "num_rows": self.num_rows,
             "taps": [change.to_dict() for change in self.taps],
             "files": {path: record.to_dict() for path, record in sorted(self.files.items())},
+            **removed,
         }
 
     @classmethod
@@ -108,6 +113,7 @@ class Entry:
             raw["num_rows"],
             tuple(TapChange.from_dict(change) for change in raw["taps"]),
             {path: FileRecord.from_dict(record) for path, record in raw["files"].items()},
+            tuple(raw.get("removed", ())),
         )
 
 
@@ -140,6 +146,8 @@ class LedgerState:
         for entry in entries:
             num_entries, num_rows = entry.sequence + 1, entry.num_rows
             files.update(entry.files)
+            for path in entry.removed:
+                files.pop(path, None)
             for change in entry.taps:
                 name = change.tap.name
                 before = taps[name].holes if name in taps else Holes.empty()

@@ -56,9 +56,16 @@ def read_contents(folder: Path) -> Contents:
     StoreError
         If it is missing, damaged, or of another format version.
     """
-    path = folder / NAME
     try:
-        data = path.read_bytes()
+        data = (folder / NAME).read_bytes()
+    except FileNotFoundError as error:
+        raise StoreError(f"{folder}: expected a feature store, found no {NAME}; run extract") from error
+    return parse_contents(data, folder / NAME)
+
+
+def parse_contents(data: bytes, path: Path | str) -> Contents:
+    """`read_contents` of bytes that were read elsewhere; `path` is named in errors."""
+    try:
         raw = json.loads(data)
         version = raw["format_version"]
         if version == FORMAT_VERSION:
@@ -73,8 +80,6 @@ def read_contents(folder: Path) -> Contents:
             )
             if contents.to_bytes() != data:
                 raise ValueError("its checksum differs")
-    except FileNotFoundError as error:
-        raise StoreError(f"{folder}: expected a feature store, found no {NAME}; run extract") from error
     except (ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{path}: damaged: {error}; publish the store again: run extract") from error
     if version != FORMAT_VERSION:

@@ -30,7 +30,7 @@ from embedpipe.store.disk import (
     telling_full,
     write_file,
 )
-from embedpipe.store.group import Group
+from embedpipe.store.group import Group, probe_path
 from embedpipe.store.layout import padded
 from embedpipe.store.published import NAME, Contents
 
@@ -115,6 +115,12 @@ def _fill(folder: Path, group: Group, tap_names: Sequence[str], extra_files: Map
             if path.startswith(chunks):
                 _link(group.path / path, folder / path, record)
                 files[path] = record
+    for path in map(
+        probe_path, taps
+    ):  # so that whoever continues this store elsewhere can check the backbone
+        if path in group.state.files:
+            _link(group.path / path, folder / path, group.state.files[path])
+            files[path] = group.state.files[path]
     written = {layout.metadata_path: encode_metadata(layout, num_rows) for layout in layouts}
     written[METADATA] = encode_group((layout, num_rows) for layout in layouts)
     written.update(extra_files)

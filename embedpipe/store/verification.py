@@ -89,7 +89,7 @@ def _verify_group(path: Path) -> VerifyReport:
         kind = CHECKSUM if (path / GROUP).exists() else MISSING
         own.append(Damage(path / GROUP, kind, "the group's spec", str(error)))
     try:
-        state = commit.read_state(path)
+        state = commit.read_state(path, moving=True)
     except StoreError as error:
         intent = path / commit.JOURNAL / commit.INTENT
         culprit = intent if str(error).startswith(str(intent)) else path / ledger.NAME
@@ -97,7 +97,9 @@ def _verify_group(path: Path) -> VerifyReport:
         own.append(Damage(culprit, kind, "whole lines with valid checksums", str(error)))
         return VerifyReport(own, len(own), 0)
     body = commit.read_intent(path)
-    pending = set() if body is None else {name for _, name in body["moves"]}
+    pending = set()
+    if body is not None:
+        pending = {name for _, name in body["moves"]} | set(body["entry"].get("removed", ()))
     expected = {GROUP, ledger.NAME, *state.files, *pending}
     report = _compare(path, state.files)
     found = [p for p in _files(path) if p.relative_to(path).parts[0] != commit.JOURNAL]
