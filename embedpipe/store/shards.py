@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -131,32 +131,49 @@ class Shard:
             out[head + body : stop - start] = self._chunks[last, : stop % size]
         return stop - start
 
-    def copy_rows(
-        self, rows: npt.NDArray[np.int64], out: npt.NDArray[Any], places: npt.NDArray[np.int64], fill: float
-    ) -> None:
-        """``out[places] = shard[rows]``, or `fill` for rows that were never written.
+    @property
+    def is_checked(self) -> bool:
+        """Whether every inner chunk was compared."""
+        return self._all_known
+
+    def check_rows(self, rows: npt.NDArray[np.int64]) -> None:
+        """Compare the inner chunks that these rows of the shard lie in, where they were not yet.
 
         Raises
         ------
         Damaged
-            If an inner chunk that they lie in is not what was written.
+            If one is not what was written.
         """
-        chunk, row = np.divmod(rows, self.layout.chunk_rows)
-        if len(chunk) and int(chunk.max()) >= self.num_chunks:
-            written = chunk < self.num_chunks
-            out[places[~written]] = fill
-            chunk, row, places = chunk[written], row[written], places[written]
-        self._check(chunk)
-        step = max(1, _COPY_NBYTES // max(1, self.layout.row_nbytes))
-        for i in range(0, len(chunk), step):
-            out[places[i : i + step]] = self._chunks[chunk[i : i + step], row[i : i + step]]
+        if not self._all_known:
+            chunks = rows // self.layout.chunk_rows
+            self._check(chunks[chunks < self.num_chunks], drop=True)
+
+    @property
+    def address(self) -> int:
+        """Where the file is mapped."""
+        return int(self._bytes.ctypes.data)
+
+    def rows_from_here(self, stop: int) -> npt.NDArray[Any]:
+        """Every place from the start of the mapping to address `stop` at which a row could lie.
+
+        Shape ((stop - address) / itemsize, *row_shape): indexing it copies rows of any shard that is mapped
+        behind this one, in one pass. Only places of rows may be indexed.
+        """
+        size = np.dtype(self.layout.dtype).itemsize
+        row_strides = np.empty(self.layout.row_shape, self.layout.dtype).strides
+        shape = ((stop - self.address - self.layout.row_nbytes) // size + 1, *self.layout.row_shape)
+        start = self._bytes[: self.layout.row_nbytes].view(self.layout.dtype)
+        return np.lib.stride_tricks.as_strided(start, shape, (size, *row_strides), writeable=False)
 
     def release(self) -> None:
         """Give back the memory that touched pages take; they are read again when needed."""
+        self._drop(0, len(self._mapping))
+
+    def _drop(self, start: int, nbytes: int) -> None:
         with contextlib.suppress(
             AttributeError, OSError, ValueError
         ):  # a platform without madvise keeps them
-            self._mapping.madvise(mmap.MADV_DONTNEED)
+            self._mapping.madvise(mmap.MADV_DONTNEED, start, nbytes)
 
     def chunk_offsets(self) -> list[int]:
         """Where each written inner chunk starts in the file."""
@@ -181,7 +198,8 @@ class Shard:
             raise UnknownLayout("inner chunks do not lie one behind the other")
         return num_chunks
 
-    def _check(self, chunks: npt.NDArray[np.int64]) -> None:
+    def _check(self, chunks: npt.NDArray[np.int64], *, drop: bool = False) -> None:
+        """`drop`: few rows of a chunk are wanted, so that its pages are given back once it was compared."""
         if self._all_known:
             return
         for chunk in np.unique(chunks[~self._known[chunks]]).tolist():
@@ -191,7 +209,77 @@ class Shard:
             if google_crc32c.value(self._bytes[start:stop]) != expected:
                 raise Damaged(f"the checksum of inner chunk {chunk} differs")
             self._known[chunk] = True
+            if drop:
+                first = start // mmap.PAGESIZE * mmap.PAGESIZE
+                self._drop(first, stop - first)
         self._all_known = bool(self._known.all())
+
+
+def gather(
+    shards: Sequence[Shard],
+    which: npt.NDArray[np.int64],
+    rows: npt.NDArray[np.int64],
+    fill: float,
+    out: npt.NDArray[Any] | None = None,
+) -> npt.NDArray[Any]:
+    """Row ``rows[i]`` of shard ``shards[which[i]]`` for every i; `fill` where it was never written.
+
+    Shards lie anywhere in memory, so each row is found by its distance from the one that lies first. Numpy then
+    copies all of them in one pass, as it would from one array.
+
+    Raises
+    ------
+    Damaged
+        If an inner chunk is not what was written. Check the shards one by one first, to know which.
+    """
+    layout = shards[0].layout
+    first = min(shards, key=lambda shard: shard.address)
+    stop = max(shard.address + shard.identity.nbytes for shard in shards)
+    size = np.dtype(layout.dtype).itemsize
+    starts = np.array([shard.address - first.address for shard in shards], np.int64)
+    chunk, row = np.divmod(rows, layout.chunk_rows)
+    places = (starts[which] + chunk * (layout.chunk_nbytes + CRC_NBYTES) + row * layout.row_nbytes) // size
+    lacking = None
+    if any(shard.num_chunks < layout.num_chunks for shard in shards):
+        lacking = chunk >= np.array([shard.num_chunks for shard in shards])[which]
+        places[lacking] = 0
+    source = first.rows_from_here(stop)
+    if out is None:
+        out = source[places]
+    else:
+        step = max(1, _COPY_NBYTES // layout.row_nbytes)
+        for i in range(0, len(places), step):
+            out[i : i + step] = source[places[i : i + step]]
+    if lacking is not None and lacking.any():
+        out[lacking] = fill
+    return out
+
+
+def encode(layout: ChunkLayout, rows: npt.NDArray[Any], fill: float) -> bytes:
+    """A shard of `rows`, C-contiguous, [n, *row_shape]: whole inner chunks, the last one filled up."""
+    num_chunks = -(-len(rows) // layout.chunk_rows)
+    step = layout.chunk_nbytes + CRC_NBYTES
+    out = np.empty(num_chunks * step + layout.index_nbytes, np.uint8)
+    plain = rows.reshape(-1).view(np.uint8)
+    for i in range(num_chunks):
+        chunk = plain[i * layout.chunk_nbytes : (i + 1) * layout.chunk_nbytes]
+        if len(chunk) < layout.chunk_nbytes:
+            whole = np.full((layout.chunk_rows, *layout.row_shape), fill, layout.dtype)
+            whole[: len(rows) - i * layout.chunk_rows] = rows[i * layout.chunk_rows :]
+            chunk = whole.reshape(-1).view(np.uint8)
+        out[i * step : i * step + layout.chunk_nbytes] = chunk
+        out[i * step + layout.chunk_nbytes : (i + 1) * step] = _crc(chunk)
+    index = np.full((layout.num_chunks, 2), _ABSENT, "<u8")
+    index[:num_chunks, 0] = np.arange(num_chunks) * step
+    index[:num_chunks, 1] = step
+    encoded = index.reshape(-1).view(np.uint8)
+    out[num_chunks * step : -CRC_NBYTES] = encoded
+    out[-CRC_NBYTES:] = _crc(encoded)
+    return out.tobytes()
+
+
+def _crc(data: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    return np.frombuffer(int(google_crc32c.value(data)).to_bytes(CRC_NBYTES, "little"), np.uint8)
 
 
 def open_shard(path: Path | str, layout: ChunkLayout, nbytes: int) -> Shard:
@@ -238,6 +326,12 @@ def release(identities: Iterable[Identity]) -> None:
             shard.release()
 
 
+def forget() -> None:
+    """Close what is mapped and check every inner chunk again when it is next touched."""
+    _mapped.clear()
+    _known.clear()
+
+
 def identify(path: Path | str) -> Identity:
     """What the file is now."""
     return _identity(os.stat(path))
@@ -272,6 +366,10 @@ class _Mapped:
             self._shards[shard.identity] = shard
             while len(self._shards) > _MAX_MAPPED:
                 self._shards.popitem(last=False)
+
+    def clear(self) -> None:
+        with self._lock:
+            self._shards.clear()
 
 
 _mapped = _Mapped()

@@ -16,7 +16,7 @@ from zarr.codecs import Crc32cCodec
 
 from embedpipe.errors import ShapeError, StoreError
 from embedpipe.store import FeatureStore, publish, shards
-from embedpipe.store.arrays import ArrayLayout, ArrayReader
+from embedpipe.store.arrays import ArrayLayout, ArrayReader, encode_shard
 from embedpipe.store.disk import FileRecord, record_of_file
 
 from .conftest import GAP, GRID, Grower, expected
@@ -296,3 +296,30 @@ if __name__ == "__main__":
     script = published.parent / "loader.py"
     script.write_text(code)
     subprocess.run([sys.executable, str(script)], check=True, timeout=120)
+
+
+@pytest.mark.parametrize(
+    ("row_shape", "dtype", "fill"),
+    [
+        ((6,), "float16", float("nan")),
+        ((2, 3), "float32", float("nan")),
+        ((16,), "uint8", 0),
+        ((), "int32", 0),
+    ],
+)
+@pytest.mark.parametrize("num_rows", [1, 4, 7, 16])
+def test_shards_are_the_bytes_that_zarr_writes(
+    tmp_path: Path, row_shape: tuple[int, ...], dtype: str, fill: float, num_rows: int
+) -> None:
+    values = (np.random.default_rng(0).standard_normal((num_rows, *row_shape)) * 100).astype(dtype)
+    zarr.create_array(
+        str(tmp_path / "array"),
+        data=values,
+        shards=(16, *row_shape),
+        chunks=(4, *row_shape),
+        compressors=[Crc32cCodec()],
+        fill_value=fill,
+        config={"write_empty_chunks": True},
+    )
+    layout = ArrayLayout("array", row_shape, dtype, 16, 4, fill)
+    assert encode_shard(layout, values) == (tmp_path / layout.shard_path(0)).read_bytes()
