@@ -29,7 +29,7 @@ Json = Annotated[
     bool, typer.Option("--json", help="Print JSON for a machine instead of a table for a person.")
 ]
 _project: list[Path | None] = [None]
-_STEPS, _QUESTIONS = "Steps, in order", "Questions"
+_STEPS, _QUESTIONS, _CARE = "Steps, in order", "Questions", "Care of the store"
 
 
 def run(arguments: list[str]) -> int:
@@ -250,3 +250,18 @@ def verify(
     _print_json(checked) if as_json else show_verified(checked)
     if any(one["damages"] for one in checked):
         raise typer.Exit(1)
+
+
+@app.command(rich_help_panel=_CARE)
+def repair(
+    backbones: Annotated[
+        list[str] | None, typer.Argument(help="Backbones; default: all that have a store.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Mend damaged features: put whole copies back, embed the rest again, replace DVC's damaged objects."""
+    workspace, params = _open()
+    from embedpipe.steps.repair import repair_stores, show_repaired
+
+    done = repair_stores(workspace, _chosen(backbones, params.backbones, "backbone"), named=bool(backbones))
+    _print_json(done) if as_json else show_repaired(done)

@@ -66,7 +66,7 @@ def read_info(path: Path) -> GroupInfo:
         version = raw["format_version"]
         if version == FORMAT_VERSION:
             info = GroupInfo(path, BackboneSpec.from_dict(raw["spec"]), raw["generation"])
-            if plate.read_bytes() != _plate(info.spec, info.generation):
+            if plate.read_bytes() != encode_plate(info.spec, info.generation):
                 raise ValueError("not as it was written")
     except FileNotFoundError as error:
         raise StoreError(f"{path}: expected a feature store, found no {GROUP}") from error
@@ -118,7 +118,7 @@ def open_group(root: Path, spec: BackboneSpec, *, generation: int = 0, create: b
         if not create:
             raise SpecMismatch(_miss(root, spec))
         make_folder(path / commit.JOURNAL)
-        replace_file(path / GROUP, _plate(spec, generation))
+        replace_file(path / GROUP, encode_plate(spec, generation))
         sync_folder(root)
     return Group(read_info(path))
 
@@ -350,7 +350,8 @@ class Group:
         self._lock.check()
 
 
-def _plate(spec: BackboneSpec, generation: int) -> bytes:
+def encode_plate(spec: BackboneSpec, generation: int) -> bytes:
+    """Content of a group's name plate."""
     content = {"format_version": FORMAT_VERSION, "generation": generation, "spec": spec.to_dict()}
     return (canonical_json({**content, "fingerprint": spec.fingerprint}) + "\n").encode()
 

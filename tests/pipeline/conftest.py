@@ -41,3 +41,28 @@ def finished(tmp_path_factory):
     finally:
         os.chdir(before)
     return root
+
+
+@pytest.fixture(scope="session")
+def tracked_template(tmp_path_factory):
+    """The small project under DVC, extracted, committed and pushed. Copy it; do not change it."""
+    import dvc_projects
+
+    folder = tmp_path_factory.mktemp("tracked")
+    return dvc_projects.make_dvc_project(folder / "project", folder / "remote")
+
+
+@pytest.fixture
+def tracked(tracked_template, tmp_path):
+    """A project under DVC that may be changed, hard links kept, with a remote of its own."""
+    import subprocess
+
+    import dvc_projects
+
+    source = tracked_template.root.parent
+    for name in ("project", "remote"):
+        subprocess.run(["cp", "-a", str(source / name), str(tmp_path / name)], check=True)
+    project = dvc_projects.DvcProject(tmp_path / "project")
+    project.run("dvc", "remote", "modify", "store", "url", str(tmp_path / "remote"))
+    project.commit("remote")
+    return project
