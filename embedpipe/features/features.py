@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -28,7 +29,9 @@ from embedpipe.store import FeatureStore
 
 StrArray = npt.NDArray[np.str_]
 MEMORY_NBYTES = 4 * 2**30
-BLOCK_NBYTES = 16 << 20
+BLOCK_NBYTES = 4 << 20
+STREAMED_NBYTES = 32 << 20
+"""Mapped pages that reading rows as they lie keeps: none is read again."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,7 @@ class Features:
         absent: str = "error",
         dtype: str | None = "float32",
         memory_nbytes: int = MEMORY_NBYTES,
+        mapped_nbytes: int = MEMORY_NBYTES,
     ) -> Self:
         """Join the samples of a manifest with taps of stores and with the targets of a task.
 
@@ -112,6 +116,9 @@ class Features:
             Of what is read; None for the dtype stored.
         memory_nbytes
             A matrix up to this many bytes is read once and kept; a larger one is read again and again.
+        mapped_nbytes
+            Mapped pages of shards that a process keeps while it reads at random. They are a cache that the
+            system takes back when it must; less makes a process look smaller, and read more slowly.
 
         Raises
         ------
@@ -130,7 +137,12 @@ class Features:
         for store, tap in chosen:
             joined.check_tap(store, tap)
         rows = joined.join_columns(
-            chosen, manifest.keys, parts=parts, dtype=dtype, memory_nbytes=memory_nbytes
+            chosen,
+            manifest.keys,
+            parts=parts,
+            dtype=dtype,
+            memory_nbytes=memory_nbytes,
+            mapped_nbytes=mapped_nbytes,
         )
         ids = np.asarray(manifest.sample_ids, dtype=str)
         has = np.zeros(len(ids), bool)
@@ -280,17 +292,20 @@ class Features:
         return self._batches(orders)
 
     def block_iter(self, rows: int | None = None) -> Iterator[Batch]:
-        """Every row once, in order, in blocks of about 16 MB or of `rows`."""
-        return self._batches(stream.in_order(len(self), rows or self._block_rows()))
+        """Every row once, in order, in blocks of about 4 MB or of `rows`: takes no more memory for more rows."""
+        lying = self._joined.lie_in_order
+        limit = STREAMED_NBYTES if lying else None
+        return self._batches(stream.in_order(len(self), rows or self._block_rows()), limit)
 
-    def _batches(self, orders: Iterator[Index]) -> Iterator[Batch]:
-        return map(self._batch, orders) if self.in_memory else stream.read_ahead(orders, self._batch)
+    def _batches(self, orders: Iterator[Index], mapped_nbytes: int | None = None) -> Iterator[Batch]:
+        read = partial(self._batch, mapped_nbytes=mapped_nbytes)
+        return map(read, orders) if self.in_memory else stream.read_ahead(orders, read)
 
-    def _batch(self, positions: Index) -> Batch:
+    def _batch(self, positions: Index, mapped_nbytes: int | None = None) -> Batch:
         return Batch(
             positions,
             self.sample_ids[positions],
-            self._joined.rows(self._index[positions]),
+            self._joined.rows(self._index[positions], mapped_nbytes),
             None if self.y is None else self.y[positions],
             self.labelled[positions],
         )

@@ -55,10 +55,17 @@ class Column:
     def width(self) -> int:
         return math.prod(self.row_shape)
 
-    def read_into(self, samples: Index, out_nD: npt.NDArray[Any]) -> None:
+    def read(self, samples: Index) -> npt.NDArray[Any]:
+        """Features of `samples`, one row each, in stored dtype and shape."""
+        return self.store.read(self.tap, self.rows.rows[samples])
+
+    def read_into(self, samples: Index, out_nD: npt.NDArray[Any], mapped_nbytes: int) -> None:
         """Features of `samples`, laid out flat, into `out_nD`; parts averaged in float64."""
         step = max(1, PIECE_NBYTES // max(1, self.width * self.stored_dtype.itemsize))
+        if as_run(samples) is None:  # a row touched at random may map a megabyte around it
+            step = min(step, max(64, mapped_nbytes >> 20))
         for i in range(0, len(samples), step):
+            self.store.release(above_nbytes=mapped_nbytes)
             some, out = samples[i : i + step], out_nD[i : i + step]
             if not self.is_single:
                 places, starts = ragged(self.rows.starts, some)
@@ -94,12 +101,14 @@ class Joined:
         *,
         dtype: np.dtype[Any],
         memory_nbytes: int,
+        mapped_nbytes: int,
     ) -> None:
         self.columns = tuple(columns)
         self.samples = samples
         self.parts = parts
         self.dtype = dtype
         self.memory_nbytes = memory_nbytes
+        self.mapped_nbytes = mapped_nbytes
         single = self.columns[0].row_shape if len(columns) == 1 else None
         self.shape = single if single is not None else (sum(column.width for column in columns),)
         self._matrix: npt.NDArray[Any] | None = None
@@ -116,6 +125,12 @@ class Joined:
 
     def __len__(self) -> int:
         return len(self.samples)
+
+    @property
+    def lie_in_order(self) -> bool:
+        """Whether most rows lie behind the one before, so that reading in order touches each page once."""
+        steps = np.diff(self.columns[0].rows.rows)
+        return not len(steps) or float((steps == 1).mean()) > 0.9
 
     @property
     def row_nbytes(self) -> int:
@@ -135,22 +150,37 @@ class Joined:
                 self._matrix = matrix
             return self._matrix
 
-    def rows(self, index: Index) -> npt.NDArray[Any]:
-        """Rows in the order asked, [len(index), ...]: out of memory where the matrix fits there."""
+    def rows(self, index: Index, mapped_nbytes: int | None = None) -> npt.NDArray[Any]:
+        """Rows in the order asked, [len(index), ...]: out of memory where the matrix fits there.
+
+        Parameters
+        ----------
+        mapped_nbytes
+            Bytes of mapped pages above which they are given back; by default `mapped_nbytes`.
+        """
         if self.fits:
             matrix = self.matrix()
             run = as_run(index)
             return matrix[run] if run is not None else matrix[index]
-        return self.read(index)
+        return self.read(index, mapped_nbytes)
 
-    def read(self, index: Index) -> npt.NDArray[Any]:
-        """Rows in the order asked, read from the stores; keeps no more pages mapped than fit in memory."""
+    def read(self, index: Index, mapped_nbytes: int | None = None) -> npt.NDArray[Any]:
+        """Rows in the order asked, read from the stores."""
+        limit = self.mapped_nbytes if mapped_nbytes is None else mapped_nbytes
+        (only, *more) = self.columns
+        if (
+            not more
+            and only.is_single
+            and only.stored_dtype == self.dtype
+            and (len(index) <= limit >> 20 or as_run(index) is not None)
+        ):
+            only.store.release(above_nbytes=limit)
+            return only.read(index)
         out_nD = np.empty((len(index), sum(column.width for column in self.columns)), self.dtype)
         start = 0
         for column in self.columns:
-            column.read_into(index, out_nD[:, start : start + column.width])
+            column.read_into(index, out_nD[:, start : start + column.width], limit)
             start += column.width
-            column.store.release(above_nbytes=self.memory_nbytes // len(self.columns))
         return out_nD.reshape(len(index), *self.shape)
 
 
@@ -168,6 +198,7 @@ def join_columns(
     parts: Parts,
     dtype: str | None,
     memory_nbytes: int,
+    mapped_nbytes: int,
 ) -> Joined:
     """Join taps by sample; samples that one of them lacks have no rows.
 
@@ -190,7 +221,9 @@ def join_columns(
     ]
     stored = {column.stored_dtype for column in columns}
     resolved = np.dtype(dtype) if dtype is not None else max(stored, key=lambda one: one.itemsize)
-    return Joined(columns, samples, numbers, dtype=resolved, memory_nbytes=memory_nbytes)
+    return Joined(
+        columns, samples, numbers, dtype=resolved, memory_nbytes=memory_nbytes, mapped_nbytes=mapped_nbytes
+    )
 
 
 def check_tap(store: FeatureStore, tap: str) -> None:

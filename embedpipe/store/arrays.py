@@ -27,7 +27,7 @@ from embedpipe.store.remote import RemoteFolder
 
 METADATA = "zarr.json"
 _MAX_TOGETHER = 128  # shards of one gather: each holds a file descriptor while it is mapped
-_FAULT_NBYTES = 1 << 16  # the kernel maps up to 16 pages around one that is touched
+_FAULT_NBYTES = 1 << 20  # what the kernel maps around a page that is touched, where it caches in large folios
 
 
 @dataclass(frozen=True)

@@ -137,7 +137,7 @@ class FeatureStore:
         ShapeError
             If a row is outside of the store.
         """
-        reader = self._reader(layout_of(self.tap(name)), self.tap(name).num_rows)
+        reader = self._readers.get(name) or self._reader(layout_of(self.tap(name)), self.tap(name).num_rows)
         if isinstance(rows, slice):
             start, stop, step = rows.indices(self.num_rows)
             if step == 1:

@@ -11,6 +11,7 @@ Knows the one layout that `arrays` writes; reads no other, and holds no lock whi
 from __future__ import annotations
 
 import contextlib
+import math
 import mmap
 import os
 import sys
@@ -59,7 +60,7 @@ class ChunkLayout(NamedTuple):
 
     @property
     def row_nbytes(self) -> int:
-        return int(np.prod(self.row_shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+        return math.prod(self.row_shape) * np.dtype(self.dtype).itemsize
 
     @property
     def chunk_nbytes(self) -> int:
@@ -83,6 +84,8 @@ class Shard:
 
     Attributes
     ----------
+    address : int
+        Where the file is mapped.
     num_chunks : int
         Inner chunks that were written; those behind them hold no rows.
     """
@@ -92,6 +95,7 @@ class Shard:
         self.layout = layout
         self._mapping = mapping
         self._bytes = np.frombuffer(mapping, np.uint8)
+        self.address = int(self._bytes.ctypes.data)
         self.num_chunks = self._read_index()
         step = layout.chunk_nbytes + CRC_NBYTES
         row_strides = np.empty(layout.row_shape, layout.dtype).strides
@@ -147,11 +151,6 @@ class Shard:
         if not self._all_known:
             chunks = rows // self.layout.chunk_rows
             self._check(chunks[chunks < self.num_chunks], drop=True)
-
-    @property
-    def address(self) -> int:
-        """Where the file is mapped."""
-        return int(self._bytes.ctypes.data)
 
     def rows_from_here(self, stop: int) -> npt.NDArray[Any]:
         """Every place from the start of the mapping to address `stop` at which a row could lie.
@@ -233,12 +232,18 @@ def gather(
         If an inner chunk is not what was written. Check the shards one by one first, to know which.
     """
     layout = shards[0].layout
-    first = min(shards, key=lambda shard: shard.address)
+    addresses = [shard.address for shard in shards]
+    base = min(addresses)
+    first = shards[addresses.index(base)]
     stop = max(shard.address + shard.identity.nbytes for shard in shards)
     size = np.dtype(layout.dtype).itemsize
-    starts = np.array([shard.address - first.address for shard in shards], np.int64)
-    chunk, row = np.divmod(rows, layout.chunk_rows)
-    places = (starts[which] + chunk * (layout.chunk_nbytes + CRC_NBYTES) + row * layout.row_nbytes) // size
+    row_nbytes = layout.row_nbytes
+    chunk = rows // layout.chunk_rows
+    # row r of the shard lies behind r rows and the checksums of the inner chunks before its own
+    places = rows * row_nbytes
+    places += chunk * CRC_NBYTES
+    places += (np.array(addresses, np.int64) - base)[which]
+    places //= size
     lacking = None
     if any(shard.num_chunks < layout.num_chunks for shard in shards):
         lacking = chunk >= np.array([shard.num_chunks for shard in shards])[which]
@@ -247,7 +252,7 @@ def gather(
     if out is None:
         out = source[places]
     else:
-        step = max(1, _COPY_NBYTES // layout.row_nbytes)
+        step = max(1, _COPY_NBYTES // row_nbytes)
         for i in range(0, len(places), step):
             out[i : i + step] = source[places[i : i + step]]
     if lacking is not None and lacking.any():
