@@ -14,9 +14,9 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from embedpipe.errors import DataError, EmbedpipeError, NotFitted, ShapeError
+from embedpipe.errors import ConfigError, DataError, EmbedpipeError, NotFitted, ShapeError
 
 # N rows, D features, K classes
 
@@ -38,6 +38,8 @@ class Training:
         Sorted labels present in training; None for numbers.
     X_val, y_val : arrays or None
         Rows for early stopping, in the same terms; rows of classes unseen in training are dropped.
+    weight : float64 array or None, shape (N,)
+        Of each row, above 0: as if it stood there that many times.
     """
 
     X_ND: np.ndarray
@@ -45,6 +47,42 @@ class Training:
     classes: np.ndarray | None = None
     X_val: np.ndarray | None = None
     y_val: np.ndarray | None = None
+    weight: np.ndarray | None = None
+
+    @property
+    def counts_K(self) -> np.ndarray:
+        """Weight of each class, float64."""
+        assert self.classes is not None
+        counts_K: np.ndarray = np.bincount(self.y, self.weight, len(self.classes)).astype(np.float64)
+        return counts_K
+
+    def mass_of(self, class_weight: Any) -> np.ndarray | None:
+        """What one copy of each row counts, by its class; None where all count the same.
+
+        Parameters
+        ----------
+        class_weight
+            None, ``balanced`` (inversely to the weight of the class) or weights by label.
+        """
+        if class_weight is None:
+            return None
+        assert self.classes is not None
+        if isinstance(class_weight, str):
+            if class_weight != "balanced":
+                raise ConfigError(f"class_weight: expected balanced or none, found {class_weight!r}")
+            counts_K = self.counts_K
+            of_class_K = counts_K.sum() / (len(counts_K) * counts_K)
+        else:
+            of_class_K = np.array([float(class_weight.get(label, 1.0)) for label in self.classes.tolist()])
+        mass_N: np.ndarray = of_class_K[self.y]
+        return mass_N
+
+    def weight_of(self, class_weight: Any) -> np.ndarray | None:
+        """Weight of each row, class weights included."""
+        mass_N = self.mass_of(class_weight)
+        if mass_N is None:
+            return self.weight
+        return mass_N if self.weight is None else self.weight * mass_N
 
     @property
     def onehot_NK(self) -> np.ndarray:
@@ -102,6 +140,7 @@ class Head(BaseEstimator):  # type: ignore[misc]
         seed: int = 0,
         X_val: Any = None,
         y_val: Any = None,
+        sample_weight: Any = None,
     ) -> list[Self]:
         """Fit one head per candidate on the same rows; see `embedpipe.heads.registry.fit_grid`."""
         heads = [cls._from_candidate(candidate) for candidate in candidates]
@@ -110,7 +149,7 @@ class Head(BaseEstimator):  # type: ignore[misc]
         for head in heads:
             if "random_state" in head.get_params(deep=False):
                 head.set_params(random_state=seed)
-        training = heads[0]._training(X, y, X_val, y_val)
+        training = heads[0]._training(X, y, X_val, y_val, cls._weights_or_refuse(sample_weight))
         for head in heads[1:]:
             for name in ("n_features_in_", "feature_names_in_", "classes_"):
                 if hasattr(heads[0], name):
@@ -127,8 +166,29 @@ class Head(BaseEstimator):  # type: ignore[misc]
         """Fit `heads`, which differ in their parameters alone, on the same rows."""
         raise NotImplementedError
 
-    def _training(self, X: Any, y: Any, X_val: Any = None, y_val: Any = None) -> Training:
+    @classmethod
+    def _weights_or_refuse(cls, sample_weight: Any) -> Any:
+        if sample_weight is not None and not issubclass(cls, WeightedHead):
+            raise ConfigError(f"{cls.__name__}: takes no sample weights; choose a family that does")
+        return sample_weight
+
+    def _training(
+        self, X: Any, y: Any, X_val: Any = None, y_val: Any = None, sample_weight: Any = None
+    ) -> Training:
         raise NotImplementedError
+
+    def _weighted(
+        self, X_ND: np.ndarray, y: np.ndarray, sample_weight: Any
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Rows that count, their targets and weights; None where all count the same."""
+        if sample_weight is None:
+            return X_ND, y, None
+        try:
+            weight_N = _check_sample_weight(sample_weight, X_ND, dtype=np.float64, ensure_non_negative=True)
+        except ValueError as error:
+            raise DataError(f"{type(self).__name__}: cannot be fitted: {error}") from error
+        counts = weight_N > 0
+        return (X_ND, y, weight_N) if counts.all() else (X_ND[counts], y[counts], weight_N[counts])
 
     def _check_fit(self, X: Any, y: Any, *, numeric: bool) -> tuple[np.ndarray, np.ndarray]:
         name = type(self).__name__
@@ -185,6 +245,16 @@ class Head(BaseEstimator):  # type: ignore[misc]
         raise TypeError(f"{type(self).__name__} keeps no archive")
 
 
+class WeightedHead(Head):
+    """A head whose rows may count differently."""
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Fit on rows X (N, D) with targets y (N,), each as if it stood there `sample_weight` times."""
+        training = self._training(X, y, sample_weight=sample_weight)
+        self._fit_many([self], training)
+        return self
+
+
 class ClassifierHead(ClassifierMixin, Head):  # type: ignore[misc]
     """Base of heads that learn classes.
 
@@ -219,9 +289,12 @@ class ClassifierHead(ClassifierMixin, Head):  # type: ignore[misc]
     def _probabilities(self, scores_NK: np.ndarray) -> np.ndarray:
         return softmax(scores_NK)
 
-    def _training(self, X: Any, y: Any, X_val: Any = None, y_val: Any = None) -> Training:
+    def _training(
+        self, X: Any, y: Any, X_val: Any = None, y_val: Any = None, sample_weight: Any = None
+    ) -> Training:
         X_ND, labels = self._check_fit(X, y, numeric=False)
         check_classification_targets(labels)
+        X_ND, labels, weight = self._weighted(X_ND, labels, sample_weight)
         classes, codes = np.unique(labels, return_inverse=True)
         if len(classes) < 2:
             raise DataError(
@@ -230,7 +303,7 @@ class ClassifierHead(ClassifierMixin, Head):  # type: ignore[misc]
             )
         self.classes_ = classes
         if X_val is None or y_val is None:
-            return Training(X_ND, codes.astype(np.int64), classes)
+            return Training(X_ND, codes.astype(np.int64), classes, weight=weight)
         X_val, y_val = self._check_predict_rows(X_val), np.asarray(y_val)
         seen = np.isin(y_val, classes)
         return Training(
@@ -239,6 +312,7 @@ class ClassifierHead(ClassifierMixin, Head):  # type: ignore[misc]
             classes,
             X_val[seen],
             np.searchsorted(classes, y_val[seen]).astype(np.int64),
+            weight,
         )
 
     def _check_predict_rows(self, X: Any) -> np.ndarray:
@@ -259,16 +333,20 @@ class RegressorHead(RegressorMixin, Head):  # type: ignore[misc]
     def _values(self, X_ND: np.ndarray) -> np.ndarray:
         raise NotImplementedError
 
-    def _training(self, X: Any, y: Any, X_val: Any = None, y_val: Any = None) -> Training:
+    def _training(
+        self, X: Any, y: Any, X_val: Any = None, y_val: Any = None, sample_weight: Any = None
+    ) -> Training:
         X_ND, target = self._check_fit(X, y, numeric=True)
         values = np.asarray(target, dtype=np.float64)
         if values.ndim != 1:
             raise ShapeError(
                 f"{type(self).__name__}: expected one number a sample, found targets {values.shape}"
             )
+        X_ND, values, weight = self._weighted(X_ND, values, sample_weight)
         if X_val is None or y_val is None:
-            return Training(X_ND, values)
-        return Training(X_ND, values, None, self._check_rows(X_val), np.asarray(y_val, dtype=np.float64))
+            return Training(X_ND, values, weight=weight)
+        y_val = np.asarray(y_val, dtype=np.float64)
+        return Training(X_ND, values, None, self._check_rows(X_val), y_val, weight)
 
 
 def softmax(scores_NK: np.ndarray) -> np.ndarray:
@@ -282,7 +360,9 @@ def grouped(heads: Iterable[Any], *names: str) -> list[list[Any]]:
     """Heads that agree in the parameters `names`, in order of first appearance."""
     groups: dict[tuple[Any, ...], list[Any]] = {}
     for head in heads:
-        groups.setdefault(tuple(getattr(head, name) for name in names), []).append(head)
+        values = (getattr(head, name) for name in names)
+        key = tuple(tuple(value.items()) if isinstance(value, Mapping) else value for value in values)
+        groups.setdefault(key, []).append(head)
     return list(groups.values())
 
 

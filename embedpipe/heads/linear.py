@@ -28,12 +28,19 @@ class Scaling:
     scale: np.ndarray
 
     @classmethod
-    def of(cls, X_ND: np.ndarray, *, standardise: bool, centre: bool = True) -> Scaling:
+    def of(
+        cls, X_ND: np.ndarray, *, standardise: bool, centre: bool = True, weight: np.ndarray | None = None
+    ) -> Scaling:
         """Mean (if `centre`) and standard deviation (if `standardise`) of each column, in float64."""
-        mean = X_ND.mean(axis=0, dtype=np.float64) if centre else np.zeros(X_ND.shape[1])
+        mean = np.zeros(X_ND.shape[1])
+        if centre and weight is None:
+            mean = X_ND.mean(axis=0, dtype=np.float64)
+        elif centre:
+            mean = np.average(X_ND.astype(np.float64), axis=0, weights=weight)
         if not standardise:
             return cls(mean, np.ones_like(mean))
-        std_D = np.sqrt(np.square(X_ND.astype(np.float64) - mean).mean(axis=0))
+        squares_ND = np.square(X_ND.astype(np.float64) - mean)
+        std_D = np.sqrt(squares_ND.mean(axis=0) if weight is None else np.average(squares_ND, 0, weight))
         # rounding leaves a constant column with a spread of a few ulps of its mean
         constant = std_D <= 10 * np.finfo(np.float64).eps * np.abs(mean)
         return cls(mean, np.where(constant, 1.0, std_D))

@@ -76,6 +76,12 @@ Counts = Annotated[tuple[Count, ...], BeforeValidator(expand), AfterValidator(_d
 Switches = Annotated[tuple[bool, ...], BeforeValidator(expand), AfterValidator(_distinct)]
 
 
+ClassWeights = Annotated[
+    tuple[Literal["balanced"] | None, ...], BeforeValidator(expand), AfterValidator(_distinct)
+]
+CLASS_WEIGHT = "Count every class the same in all (balanced) or every sample (null), as it stands by default."
+
+
 class HeadOptions(StrictModel):
     """One entry of `heads:`. Fields of the subclass are the family's hyperparameters."""
 
@@ -88,11 +94,11 @@ class HeadOptions(StrictModel):
     )
 
     def grid(self) -> dict[str, tuple[Any, ...]]:
-        """Values of each hyperparameter, in the order in which the family declares them."""
+        """Values of each hyperparameter, in the order in which the family declares them; null is left out."""
         return {
             name: getattr(self, name)
             for name in type(self).model_fields
-            if name not in HeadOptions.model_fields
+            if name not in HeadOptions.model_fields and getattr(self, name) != (None,)
         }
 
     def few_shot(self) -> dict[str, tuple[Any, ...]]:
@@ -134,6 +140,7 @@ class RidgeOptions(HeadOptions):
         default=(True,),
         description="Scale columns to unit variance on the training rows, so that one alpha suits every tap.",
     )
+    class_weight: ClassWeights = Field(default=(None,), description=CLASS_WEIGHT)
 
     def few_shot(self) -> dict[str, tuple[Any, ...]]:
         return {**super().few_shot(), "alpha": _near(self.alpha, 100.0)}

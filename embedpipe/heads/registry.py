@@ -185,6 +185,7 @@ def fit_grid(
     seed: int,
     X_val: np.ndarray | None = None,
     y_val: np.ndarray | None = None,
+    sample_weight: np.ndarray | None = None,
 ) -> list[Head]:
     """Fit one head per candidate, sharing the work that candidates have in common.
 
@@ -205,6 +206,8 @@ def fit_grid(
     X_val, y_val
         Rows for early stopping, where a family stops early; such a family holds out a fifth of the
         training rows when they are None. No family learns weights from them.
+    sample_weight
+        Of each training row, 0 or more, as if it stood there that many times; for families that take them.
 
     Returns
     -------
@@ -215,7 +218,7 @@ def fit_grid(
     Raises
     ------
     ConfigError
-        If the family cannot learn such targets.
+        If the family cannot learn such targets, or takes no sample weights.
     DataError
         If there is only one class, or a value is NaN or infinite.
     ShapeError
@@ -224,7 +227,11 @@ def fit_grid(
     found = head_class(family, kind)
     extra = {"estimator": family} if family.startswith(SKLEARN) else {}
     params = [{**candidate, **extra} for candidate in candidates]
-    return list(found.fit_grid(params, X_ND, y, seed=seed, X_val=X_val, y_val=y_val))
+    if kind == "number":  # which has no classes to weigh
+        params = [{name: one[name] for name in one if name != "class_weight"} for one in params]
+    return list(
+        found.fit_grid(params, X_ND, y, seed=seed, X_val=X_val, y_val=y_val, sample_weight=sample_weight)
+    )
 
 
 def save_head(head: Head, folder: Path) -> None:

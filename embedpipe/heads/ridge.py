@@ -10,60 +10,15 @@ from typing import Any, Self
 
 import numpy as np
 
-from embedpipe.heads.base import Training, grouped, softmax
-from embedpipe.heads.linear import LinearClassifierHead, LinearRegressorHead, RowSpace, Scaling
+from embedpipe.heads.base import Training, WeightedHead, grouped, softmax
+from embedpipe.heads.linear import LinearClassifierHead, LinearRegressorHead
+from embedpipe.heads.ridge_path import ridge_path
 from embedpipe.heads.temperature import fit_inverse_temperature
 
-# N rows, D features, K targets, R rank
+# N rows, D features, K targets
 
 
-class RidgePath:
-    """Solutions for every alpha over the same rows.
-
-    Minimises ``||Y - XW - b||^2 + alpha ||W||^2`` with b unpenalised, in the eigenbasis of the Gram matrix
-    of the scaled rows (of the rows themselves where there are fewer rows than columns).
-
-    Parameters
-    ----------
-    X_ND
-        Raw rows.
-    Y_NK
-        Float64 targets.
-    standardise
-        Scale columns to unit variance first.
-
-    References
-    ----------
-    Hastie, Tibshirani, Friedman 2009, "The Elements of Statistical Learning", equations 3.47 and 7.52.
-    """
-
-    def __init__(self, X_ND: np.ndarray, Y_NK: np.ndarray, *, standardise: bool) -> None:
-        self.scaling = Scaling.of(X_ND, standardise=standardise)
-        self.space = RowSpace.of(self.scaling.apply(X_ND))
-        self.mean_K = Y_NK.mean(axis=0)
-        self.Y_NK = Y_NK
-        self.projected_RK = self.space.Z_NR.T @ (Y_NK - self.mean_K)
-
-    def weights(self, alpha: float) -> tuple[np.ndarray, np.ndarray]:
-        """Weights (K, D) and intercept (K,) over raw features."""
-        rotated_RK = self.projected_RK / (self.space.eigenvalues + alpha)[:, None]
-        return self.scaling.fold(self.space.basis @ rotated_RK, self.mean_K)
-
-    def loo_scores(self, alpha: float) -> np.ndarray:
-        """What each row is predicted to be by a fit on all other rows, shape (N, K).
-
-        Exact, for the scaling of columns as learned on all rows. A row that alone decides its own
-        prediction (leverage 1, which alpha > 0 excludes save for rounding) keeps its fitted value.
-        """
-        Z_NR, shrunk_R = self.space.Z_NR, 1.0 / (self.space.eigenvalues + alpha)
-        fitted_NK = Z_NR @ (self.projected_RK * shrunk_R[:, None]) + self.mean_K
-        leverage_N = 1.0 / len(Z_NR) + np.square(Z_NR) @ shrunk_R
-        left_N = np.maximum(1.0 - leverage_N, 1e-12)
-        loo_NK: np.ndarray = self.Y_NK - (self.Y_NK - fitted_NK) / left_N[:, None]
-        return loo_NK
-
-
-class RidgeClassifierHead(LinearClassifierHead):
+class RidgeClassifierHead(WeightedHead, LinearClassifierHead):
     """Ridge on one-hot targets, as scikit-learn's RidgeClassifier predicts.
 
     Parameters
@@ -72,6 +27,8 @@ class RidgeClassifierHead(LinearClassifierHead):
         L2 strength, above 0.
     standardise : bool
         Scale columns to unit variance on the training rows.
+    class_weight : None, str or mapping
+        ``balanced``: each class counts the same in all; or weights by label.
 
     Attributes
     ----------
@@ -84,17 +41,24 @@ class RidgeClassifierHead(LinearClassifierHead):
     learned_values = ("inverse_temperature_",)
     inverse_temperature_: float
 
-    def __init__(self, alpha: float = 1.0, *, standardise: bool = True) -> None:
+    def __init__(self, alpha: float = 1.0, *, standardise: bool = True, class_weight: Any = None) -> None:
         self.alpha = alpha
         self.standardise = standardise
+        self.class_weight = class_weight
 
     @classmethod
     def _fit_many(cls, heads: Sequence[Self], training: Training) -> None:
-        for group in grouped(heads, "standardise"):
-            path = RidgePath(training.X_ND, training.onehot_NK, standardise=group[0].standardise)
-            for head in group:
-                head.coef_, head.intercept_ = path.weights(head.alpha)
-                head.inverse_temperature_ = fit_inverse_temperature(path.loo_scores(head.alpha), training.y)
+        X_ND, Y_NK = training.X_ND, training.onehot_NK
+        for group in grouped(heads, "standardise", "class_weight"):
+            first = group[0]
+            weight = training.weight_of(first.class_weight)
+            path = ridge_path(X_ND, Y_NK, standardise=first.standardise, weight=weight)
+            alphas = [head.alpha for head in group]
+            coef_AKD, intercept_AK = path.weights(alphas)
+            left_out = path.loo_scores(X_ND, Y_NK, weight, training.mass_of(first.class_weight))
+            for a, (head, loo_NK) in enumerate(zip(group, left_out.each(alphas), strict=True)):
+                head.coef_, head.intercept_ = coef_AKD[a].copy(), intercept_AK[a].copy()
+                head.inverse_temperature_ = fit_inverse_temperature(loo_NK, training.y, training.weight)
                 head.converged_ = True
 
     def _probabilities(self, scores_NK: np.ndarray) -> np.ndarray:
@@ -103,12 +67,13 @@ class RidgeClassifierHead(LinearClassifierHead):
     def loo_scores(self, X: Any, y: Any) -> np.ndarray:
         """Leave-one-out scores of rows X with classes y under this head's alpha, shape (N, K)."""
         training = type(self)(**self.get_params())._training(X, y)
-        return RidgePath(training.X_ND, training.onehot_NK, standardise=self.standardise).loo_scores(
-            self.alpha
-        )
+        Y_NK, weight = training.onehot_NK, training.weight_of(self.class_weight)
+        path = ridge_path(training.X_ND, Y_NK, standardise=self.standardise, weight=weight)
+        mass = training.mass_of(self.class_weight)
+        return path.loo_scores(training.X_ND, Y_NK, weight, mass).scores(self.alpha)
 
 
-class RidgeRegressorHead(LinearRegressorHead):
+class RidgeRegressorHead(WeightedHead, LinearRegressorHead):
     """Ridge regression of one number.
 
     Parameters
@@ -128,14 +93,21 @@ class RidgeRegressorHead(LinearRegressorHead):
     @classmethod
     def _fit_many(cls, heads: Sequence[Self], training: Training) -> None:
         for group in grouped(heads, "standardise"):
-            path = RidgePath(training.X_ND, training.y[:, None], standardise=group[0].standardise)
-            for head in group:
-                coef_KD, intercept_K = path.weights(head.alpha)
-                head.coef_, head.intercept_ = coef_KD[0], float(intercept_K[0])
+            path = ridge_path(
+                training.X_ND,
+                training.y[:, None],
+                standardise=group[0].standardise,
+                weight=training.weight,
+            )
+            coef_AKD, intercept_AK = path.weights([head.alpha for head in group])
+            for a, head in enumerate(group):
+                head.coef_, head.intercept_ = coef_AKD[a, 0].copy(), float(intercept_AK[a, 0])
                 head.converged_ = True
 
     def loo_scores(self, X: Any, y: Any) -> np.ndarray:
         """Leave-one-out predictions of rows X with values y under this head's alpha, shape (N,)."""
         training = type(self)(**self.get_params())._training(X, y)
-        path = RidgePath(training.X_ND, training.y[:, None], standardise=self.standardise)
-        return path.loo_scores(self.alpha)[:, 0]
+        Y_NK = training.y[:, None]
+        path = ridge_path(training.X_ND, Y_NK, standardise=self.standardise)
+        left_out = path.loo_scores(training.X_ND, Y_NK, None, None)
+        return left_out.scores(self.alpha)[:, 0]

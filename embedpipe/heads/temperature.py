@@ -14,7 +14,9 @@ from embedpipe.heads.base import softmax
 LOWEST, HIGHEST = 0.1, 100.0
 
 
-def fit_inverse_temperature(scores_NK: np.ndarray, codes: np.ndarray) -> float:
+def fit_inverse_temperature(
+    scores_NK: np.ndarray, codes: np.ndarray, weight: np.ndarray | None = None
+) -> float:
     """The b in [0.1, 100] for which softmax(b * scores) gives the codes the highest likelihood.
 
     Parameters
@@ -23,6 +25,8 @@ def fit_inverse_temperature(scores_NK: np.ndarray, codes: np.ndarray) -> float:
         Scores of rows that the model was not fitted on (held out, or left out one at a time).
     codes
         True columns, shape (N,).
+    weight
+        Of each row; all count the same by default.
 
     Notes
     -----
@@ -30,13 +34,14 @@ def fit_inverse_temperature(scores_NK: np.ndarray, codes: np.ndarray) -> float:
     Where the rows are told apart without error the likelihood grows for ever, hence the upper end.
     """
     shifted_NK = scores_NK - scores_NK.max(axis=1, keepdims=True)
-    target = shifted_NK[np.arange(len(codes)), codes].mean()
+    target = np.average(shifted_NK[np.arange(len(codes)), codes], weights=weight)
 
     def slope_and_curvature(b: float) -> tuple[float, float]:
         p_NK = softmax(b * shifted_NK)
         mean_N = (p_NK * shifted_NK).sum(axis=1)
         second_N = (p_NK * shifted_NK**2).sum(axis=1)
-        return float(mean_N.mean() - target), float((second_N - mean_N**2).mean())
+        slope, curvature = (np.average(one, weights=weight) for one in (mean_N, second_N - mean_N**2))
+        return float(slope - target), float(curvature)
 
     if slope_and_curvature(LOWEST)[0] >= 0:
         return LOWEST
