@@ -265,3 +265,69 @@ def repair(
 
     done = repair_stores(workspace, _chosen(backbones, params.backbones, "backbone"), named=bool(backbones))
     _print_json(done) if as_json else show_repaired(done)
+
+
+@app.command(rich_help_panel=_CARE)
+def gc(
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Free it; without, only say what would be freed.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Free working groups of no backbone and rows of no sample; says what before it does."""
+    workspace, _ = _open()
+    from embedpipe.steps.gc import collect_garbage, find_garbage, show_garbage
+
+    garbage = find_garbage(workspace)
+    _print_json({**garbage.to_dict(), "freed": yes}) if as_json else show_garbage(garbage, freed=yes)
+    if yes:
+        collect_garbage(workspace, garbage)
+
+
+@app.command(rich_help_panel=_CARE)
+def forget(
+    sample: Annotated[
+        str, typer.Argument(help="A sample_id, <data set>/<sample_id>, or a key of 32 hex digits.")
+    ],
+    yes: Annotated[bool, typer.Option("--yes", help="Erase it; without, only say where it is held.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Erase one sample's features from the working stores, and list what of DVC's still holds them."""
+    workspace, _ = _open()
+    from embedpipe.steps.forget import find_sample, show_forgetting
+    from embedpipe.steps.forget import forget as erase
+
+    found = find_sample(workspace, sample)
+    if yes:
+        erase(workspace, found)
+    _print_json({**found.to_dict(), "erased": yes}) if as_json else show_forgetting(found, done=yes)
+
+
+@app.command(rich_help_panel=_QUESTIONS)
+def export(
+    backbone: Annotated[str, typer.Argument(help="A backbone of params.yaml.")],
+    out: Annotated[
+        str, typer.Argument(help="File or folder to write, or an address such as s3://bucket/name.")
+    ],
+    kind: Annotated[
+        str,
+        typer.Option("--format", help="hdf5, parquet, npy, safetensors; hdf5-view: no copy, this machine."),
+    ],
+    tap: Annotated[list[str] | None, typer.Option("--tap", help="Taps; default: all.")] = None,
+    split: Annotated[list[str] | None, typer.Option("--split", help="Splits; default: all.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write features with the ids of their samples for other tools; Parquet grows by what is new."""
+    workspace, params = _open()
+    from embedpipe.steps.export import export_features
+
+    name = _chosen([backbone], params.backbones, "backbone")[0]
+    splits = _chosen(split or [], ("train", "val", "test", "excluded"), "split") if split else []
+    done = export_features(
+        workspace, name, out, kind, datasets=list(params.datasets), taps=tap or [], splits=splits
+    )
+    if as_json:
+        _print_json(done)
+    else:
+        note = f" ({done['note']})" if done["note"] else ""
+        say(f"{done['out']}: {done['num_rows']} rows, {done['num_written']} of them written now{note}")

@@ -1,0 +1,199 @@
+"""Erase samples from the working stores, and list what of DVC's still holds them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from embedpipe.errors import DataError
+from embedpipe.manifest.table import Manifest
+from embedpipe.steps.sections import Sections
+from embedpipe.steps.stores import StorePlaces
+from embedpipe.store.arrays import KEYS_LAYOUT, PART_LAYOUT, layout_of
+from embedpipe.store.compaction import erase, files_of_rows
+from embedpipe.store.group import Group, find_groups, open_group
+from embedpipe.store.publishing import publish
+from embedpipe.store.reader import FeatureStore
+from embedpipe.terminal import say
+from embedpipe.tracking import cache_of, held_by_remote, remotes_of
+from embedpipe.workspace import Workspace
+
+
+@dataclass
+class Forgetting:
+    """What one `forget` finds.
+
+    Attributes
+    ----------
+    key : bytes
+        Of the sample.
+    listed : list of str
+        ``<data set>/<sample_id>`` of every sample with this key.
+    rows : list of (Group, rows)
+        Where the working stores hold it.
+    md5s : list of str
+        Files that hold or held it, by MD5.
+    cached : list of str
+        Objects of DVC's cache among them.
+    remotes : dict of name -> list of str or None
+        Those that each remote holds; None if it could not be asked.
+    """
+
+    key: bytes
+    listed: list[str]
+    rows: list[tuple[Group, list[int]]] = field(default_factory=list)
+    md5s: list[str] = field(default_factory=list)
+    cached: list[str] = field(default_factory=list)
+    remotes: dict[str, list[str] | None] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "key": self.key.hex(),
+            "listed": self.listed,
+            "groups": {group.path.name: rows for group, rows in self.rows},
+            "dvc": {"objects": self.md5s, "cached": self.cached, "remotes": self.remotes},
+        }
+
+
+def find_sample(workspace: Workspace, name: str) -> Forgetting:
+    """Find a sample by id, ``<data set>/<id>`` or key (32 hex digits), in every store; touches nothing.
+
+    Raises
+    ------
+    DataError
+        If no manifest lists it, or two samples of different content have the id.
+    """
+    keys: dict[bytes, list[str]] = {}
+    wanted = bytes.fromhex(name) if _is_key(name) else None
+    for dataset in Sections(workspace).raw("datasets"):
+        path = workspace.manifest(dataset)
+        if not path.is_file():
+            continue
+        manifest = Manifest.read(path)
+        for sample_id, row in zip(manifest.sample_ids, manifest.keys, strict=True):
+            full, key = f"{dataset}/{sample_id}", row.tobytes()
+            if name in (str(sample_id), full) or key == wanted:
+                keys.setdefault(key, []).append(full)
+    if wanted is not None:
+        keys.setdefault(wanted, [])
+    if not keys:
+        raise DataError(
+            f"{name}: expected a sample_id, <data set>/<sample_id> or a key of 32 hex digits, found it in no manifest; "
+            "a sample that was removed already is forgotten by its key"
+        )
+    if len(keys) > 1:
+        some = ", ".join(names[0] for names in keys.values())
+        raise DataError(
+            f"{name}: expected one sample, found {len(keys)}: {some}; name one as <data set>/<sample_id>"
+        )
+    ((key, listed),) = keys.items()
+    found = Forgetting(key, listed)
+    _find_rows(workspace, found)
+    _find_objects(workspace, found)
+    return found
+
+
+def forget(workspace: Workspace, found: Forgetting) -> None:
+    """Erase the sample's rows from every working store, and publish those again that held it."""
+    for group, _ in found.rows:
+        with group.lock():
+            group.recover()
+            rows = _rows_of(group, found.key)
+            if rows:
+                erase(group, rows)
+    for backbone in Sections(workspace).raw("backbones"):
+        folder = workspace.features(backbone)
+        if not folder.exists():
+            continue
+        store = FeatureStore.open(folder)
+        holders = [group for group, _ in found.rows if group.spec == store.spec]
+        if not holders or store.rows_of(_array(found.key))[0] < 0:
+            continue
+        arrays = tuple(f"{name}/" for name in (*store.taps, KEYS_LAYOUT.name, PART_LAYOUT.name, "probe"))
+        extra = {
+            path: (folder / path).read_bytes()
+            for path in store.contents.files
+            if not path.startswith(arrays) and path != "zarr.json"
+        }
+        holders[-1].reload()
+        publish(holders[-1], list(store.taps), folder, extra)
+
+
+def show_forgetting(found: Forgetting, *, done: bool) -> None:
+    """What was, or would be, erased, and what remains elsewhere."""
+    what = "erased" if done else "to erase"
+    for group, rows in found.rows:
+        say(
+            f"{what}: row {', '.join(map(str, rows))} of group {group.path.name}, from {len(group.state.taps)} taps"
+        )
+    if not found.rows:
+        say("no working store holds it")
+    if found.cached:
+        say(f"DVC's cache still holds it in {len(found.cached)} objects: {', '.join(found.cached)}")
+    for remote, md5s in found.remotes.items():
+        if md5s is None:
+            say(f"DVC's remote {remote} could not be asked; it may hold: {', '.join(found.md5s)}")
+        elif md5s:
+            say(f"DVC's remote {remote} still holds it in {len(md5s)} objects: {', '.join(md5s)}")
+    if found.cached or any(md5s is None or md5s for md5s in found.remotes.values()):
+        say("once a store without it is committed, `dvc gc --workspace --cloud` removes objects that no longer count; "
+            "heads trained on it stay as they are")  # fmt: skip
+    if found.listed:
+        say(
+            f"{', '.join(found.listed)} is still listed: remove it from its source, or the next run embeds it again"
+        )
+    if not done:
+        say("nothing was removed; run `embedpipe forget --yes` to erase it")
+
+
+def _find_rows(workspace: Workspace, found: Forgetting) -> None:
+    for info in find_groups(workspace.stores_dir):
+        group = open_group(workspace.stores_dir, info.spec, generation=info.generation)
+        with group.lock():
+            group.recover()
+            rows = _rows_of(group, found.key)
+        if rows:
+            found.rows.append((group, rows))
+            found.md5s += [record.md5 for record in files_of_rows(group, rows)]
+
+
+def _find_objects(workspace: Workspace, found: Forgetting) -> None:
+    found.md5s = sorted({*found.md5s, *_tracked_md5s(workspace, found.key)})
+    if not (workspace.root / ".dvc").is_dir():
+        return
+    cache = cache_of(workspace.root)
+    found.cached = [md5 for md5 in found.md5s if cache.object(md5).exists()]
+    found.remotes = {
+        remote: held_by_remote(workspace.root, remote, found.md5s) for remote in remotes_of(workspace.root)
+    }
+
+
+def _tracked_md5s(workspace: Workspace, key: bytes) -> Iterator[str]:
+    """Files of published stores that hold the key."""
+    for backbone in Sections(workspace).raw("backbones"):
+        folder = StorePlaces(workspace, backbone).folder
+        if not folder.exists():
+            continue
+        store = FeatureStore.open(folder)
+        row = int(store.rows_of(_array(key))[0])
+        if row >= 0:
+            for layout in (KEYS_LAYOUT, PART_LAYOUT, *(layout_of(tap) for tap in store.taps.values())):
+                path = layout.shard_path(row // layout.shard_rows)
+                if path in store.contents.files:
+                    yield store.contents.files[path].md5
+
+
+def _rows_of(group: Group, key: bytes) -> list[int]:
+    rows: list[int] = np.flatnonzero((group.keys() == np.frombuffer(key, np.uint8)).all(axis=1)).tolist()
+    return rows
+
+
+def _array(key: bytes) -> np.ndarray:
+    return np.frombuffer(key, np.uint8).reshape(1, 16)
+
+
+def _is_key(name: str) -> bool:
+    return len(name) == 32 and not set(name.lower()) - set("0123456789abcdef")
