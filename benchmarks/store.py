@@ -12,7 +12,7 @@ in an order that changes from round to round.
     shuffled_epoch_ratio          one epoch of a global shuffle, 1,024 rows a batch, through `Features.batches`
     write_ratio                   committing rows, against `numpy.save` and fsync
     peak_rss_growth               peak memory of a process that streams all rows in blocks, against one that
-                                  streams a tenth of them; `_shuffled`: in shuffled batches of 1,024
+                                  opens the same and streams a tenth of them; `_shuffled`: in shuffled batches of 1,024
     zarr_ratio                    the same reads through zarr-python
 
 Ends with one JSON object of named figures; `--save` also writes it to benchmarks/results.
@@ -33,6 +33,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -120,7 +121,7 @@ def alternate(rounds: int, runs: dict[str, Callable[[int], object]]) -> dict[str
     for i in range(rounds):
         names = list(runs)[:: 1 if i % 2 else -1]
         for name in names:
-            times[name].append(seconds(lambda name=name: runs[name](i)))  # type: ignore[misc]
+            times[name].append(seconds(partial(runs[name], i)))
     return times
 
 
@@ -219,9 +220,8 @@ def measure_write(folder: Path, columns: int, rows: int, rounds: int) -> dict[st
 
     times: dict[str, list[float]] = {"memmap": [], "store": []}
     for i in range(rounds):
-        one = alternate(
-            1, {"memmap": by_numpy, "store": by_store} if i % 2 else {"store": by_store, "memmap": by_numpy}
-        )
+        runs: dict[str, Callable[[int], object]] = {"memmap": by_numpy, "store": by_store}
+        one = alternate(1, runs if i % 2 else dict(reversed(runs.items())))
         times = {name: [*times[name], *one[name]] for name in times}
         shutil.rmtree(folder / "write-0")
         (folder / "write-0.npy").unlink()
@@ -236,11 +236,11 @@ def measure_write(folder: Path, columns: int, rows: int, rounds: int) -> dict[st
 def measure_memory(published: Path, rows: int) -> dict[str, Any]:
     store = FeatureStore.open(published)
     peaks: dict[str, list[float]] = {"blocks": [], "shuffled": []}
+    manifest = published.with_name("samples.parquet")
+    manifest_of(rows, store.keys).write(manifest)
     for num in (rows // 10, rows):
-        manifest = published.with_name(f"{num}.parquet")
-        manifest_of(num, store.keys[:num]).write(manifest)
         for kind, found in peaks.items():
-            command = [sys.executable, __file__, "--stream", kind, str(published), str(manifest)]
+            command = [sys.executable, __file__, "--stream", kind, str(published), str(manifest), str(num)]
             done = subprocess.run(command, check=True, capture_output=True, text=True)
             found.append(int(done.stdout) / 1e6)
     return {
@@ -250,15 +250,15 @@ def measure_memory(published: Path, rows: int) -> dict[str, Any]:
     }
 
 
-def stream(kind: str, published: str, manifest: str) -> None:
-    """Read every row of a manifest in blocks or in shuffled batches; print this process's peak memory in bytes."""
+def stream(kind: str, published: str, manifest: str, num: str) -> None:
+    """Read the first rows of a manifest in blocks or in shuffled batches; print this process's peak memory in bytes."""
     features = Features.of(
         Manifest.read(Path(manifest)),
         [(published, TAP.name)],
         dtype=None,
         memory_nbytes=0,
         mapped_nbytes=STREAM_NBYTES,
-    )
+    ).take(np.arange(int(num)))
     for batch in features.batches(1024, shuffle=True) if kind == "shuffled" else features.block_iter():
         assert np.isfinite(batch.X[0, 0])
     status = Path("/proc/self/status").read_text()
@@ -339,7 +339,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7, help="alternations a figure is the median of")
     parser.add_argument("--folder", type=Path, help="where to make the files; default: a temporary folder")
     parser.add_argument("--save", action="store_true", help="write the figures to benchmarks/results too")
-    parser.add_argument("--stream", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--stream", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.stream is not None:
         stream(*options.stream)

@@ -264,9 +264,15 @@ class Features:
         return lazy_array(self, rows or self._block_rows())
 
     def batches(
-        self, batch: int, *, shuffle: stream.Shuffle = False, seed: int = 0, drop_last: bool = False
+        self,
+        batch: int,
+        *,
+        shuffle: stream.Shuffle = False,
+        seed: int = 0,
+        drop_last: bool = False,
+        read_ahead: bool | None = None,
     ) -> Iterator[Batch]:
-        """Every row once, `batch` at a time; what does not fit in memory is read ahead by a thread.
+        """Every row once, `batch` at a time.
 
         Parameters
         ----------
@@ -274,6 +280,9 @@ class Features:
             ``global`` or True: in an order that depends on the number of rows and `seed` alone, in memory or
             not. ``chunks``: pieces of shards in random order, mixed 16 at a time: little is read twice from a
             slow disk, but the order depends on how the store grew.
+        read_ahead
+            Whether a thread reads what comes next, where rows do not come out of memory: by default for
+            ``chunks``. It hides a slow disk; where the system's cache holds the shards it costs a little.
         """
         if batch < 1:
             raise ValueError(f"batch: expected at least 1, found {batch}")
@@ -289,17 +298,20 @@ class Features:
             orders = stream.chunk_shuffled(first, batch, chunk_rows=chunk, seed=seed, drop_last=drop_last)
         else:
             raise ValueError(f"shuffle: expected global, chunks, True or False, found {shuffle!r}")
-        return self._batches(orders)
+        ahead = shuffle == "chunks" if read_ahead is None else read_ahead
+        return self._batches(orders, read_ahead=ahead)
 
-    def block_iter(self, rows: int | None = None) -> Iterator[Batch]:
+    def block_iter(self, rows: int | None = None, *, read_ahead: bool = False) -> Iterator[Batch]:
         """Every row once, in order, in blocks of about 4 MB or of `rows`: takes no more memory for more rows."""
         lying = self._joined.lie_in_order
         limit = STREAMED_NBYTES if lying else None
-        return self._batches(stream.in_order(len(self), rows or self._block_rows()), limit)
+        return self._batches(stream.in_order(len(self), rows or self._block_rows()), limit, read_ahead)
 
-    def _batches(self, orders: Iterator[Index], mapped_nbytes: int | None = None) -> Iterator[Batch]:
+    def _batches(
+        self, orders: Iterator[Index], mapped_nbytes: int | None = None, read_ahead: bool = False
+    ) -> Iterator[Batch]:
         read = partial(self._batch, mapped_nbytes=mapped_nbytes)
-        return map(read, orders) if self.in_memory else stream.read_ahead(orders, read)
+        return stream.read_ahead(orders, read) if read_ahead and not self.in_memory else map(read, orders)
 
     def _batch(self, positions: Index, mapped_nbytes: int | None = None) -> Batch:
         return Batch(

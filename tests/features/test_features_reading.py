@@ -136,7 +136,9 @@ def test_every_way_of_reading_gives_the_same(store):
     for one in (features, small):
         np.testing.assert_array_equal(one.where(split="train").shape, (40, 2, 2, 2))
         np.testing.assert_array_equal(np.concatenate([b.X for b in one.batches(7)]), whole)
-        np.testing.assert_array_equal(np.concatenate([b.X for b in one.block_iter(9)]), whole)
+        np.testing.assert_array_equal(
+            np.concatenate([b.X for b in one.block_iter(9, read_ahead=True)]), whole
+        )
     lazy = features.dask(rows=6)
     assert lazy.shape == (40, 2, 2, 2) and lazy.dtype == np.float32
     np.testing.assert_array_equal(lazy.compute(scheduler="threads"), whole)
@@ -278,12 +280,12 @@ def test_damage_met_by_the_thread_that_reads_ahead_is_raised_to_who_asked(store)
     features = Features.of(manifest_of(NAMES), [(store, GAP.name)], memory_nbytes=64)
     (store / GAP.name / "c" / "1" / "0").unlink()
     with pytest.raises(StoreError, match="c/1/0: damaged: the file is missing"):
-        list(features.batches(4))
+        list(features.batches(4, read_ahead=True))
 
 
 def test_an_epoch_that_is_left_early_leaves_no_thread(store):
     features = Features.of(manifest_of(NAMES), [(store, GAP.name)], memory_nbytes=64)
-    batches = features.batches(1)
+    batches = features.batches(1, read_ahead=True)
     next(batches)
     batches.close()
     deadline = time.monotonic() + 10
