@@ -4,6 +4,7 @@ import sys
 import zlib
 from pathlib import Path
 
+import botocore.session
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -51,7 +52,13 @@ def remote(make, options, request):
 
     files = s3fs.S3FileSystem(**options)
     bucket = f"features-{zlib.crc32(request.node.name.encode())}"
-    files.mkdir(bucket)
+    botocore.session.get_session().create_client(
+        "s3",
+        region_name="us-east-1",
+        endpoint_url=options["endpoint_url"],
+        aws_access_key_id="x",
+        aws_secret_access_key="y",
+    ).create_bucket(Bucket=bucket)
     files.put(str(make(NAMES)), f"{bucket}/tiny", recursive=True)
     return f"s3://{bucket}/tiny", files
 
