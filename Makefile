@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup repro test test-slow lint bench clean
+.PHONY: setup repro test test-slow lint bench torture clean
 
 setup: $(STAMP) ## make .venv with everything pinned in requirements.lock
 
@@ -39,6 +39,12 @@ lint: setup
 # each script ends its output with one JSON object of named figures
 bench: setup
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+# SIGKILL at random instants over a store's whole life, a disk that is really full, and a no-op on a million rows
+torture: setup
+	$(BIN)/python -m pytest tests/torture -s
+	$(BIN)/python tests/torture/full_disk.py
+	$(BIN)/python tests/torture/noop.py
 
 clean:
 	rm -rf $(VENV)
