@@ -121,6 +121,7 @@ class Gram:
         self._shift_D: np.ndarray | None = None
         self._moments: _Moments | None = None
         self._targets: dict[str, _Targets] = {}
+        self._sums: dict[int, np.ndarray] = {}
 
     def add(
         self,
@@ -154,6 +155,7 @@ class Gram:
             self._begin(X_ND, targets)
         assert self._moments is not None and self._shift_D is not None
         self._check(X_ND, targets)
+        self._sums.clear()
         for fold, place in self._pieces(len(X_ND), folds):
             rows_ND = X_ND[place].astype(np.float64) - self._shift_D
             weight_N = None if weight is None else weight[place].astype(np.float64)
@@ -174,6 +176,7 @@ class Gram:
         """Replace the targets of rows that were added: reads these rows alone. NaN stands for missing."""
         found = self._target(name)
         assert self._shift_D is not None
+        self._sums.clear()
         for fold, place in self._pieces(len(X_ND), folds):
             rows_ND = X_ND[place].astype(np.float64) - self._shift_D
             weight_N = None if weight is None else weight[place].astype(np.float64)
@@ -191,11 +194,12 @@ class Gram:
         found = self._target(name)
         moments, missing, shift_D = self._moments, found.missing, self._shift_D
         assert moments is not None and shift_D is not None
-        folds = [fold for fold in range(self.num_folds) if fold != without]
 
         def total(sums_F: np.ndarray, less_F: np.ndarray | None = None) -> np.ndarray:
-            summed: np.ndarray = sums_F[folds].sum(axis=0)
-            return summed if less_F is None else summed - less_F[folds].sum(axis=0)
+            summed = sums_F.sum(axis=0) if sums_F.ndim < 3 else self._whole(sums_F).copy()
+            if without is not None:
+                summed -= sums_F[without]
+            return summed if less_F is None else summed - total(less_F)
 
         weight = float(total(moments.weight_F, None if missing is None else missing.weight_F))
         if weight <= 0:
@@ -220,6 +224,12 @@ class Gram:
             total(found.square_FK) - weight * np.square(target_mean_K),
             spread_D <= np.maximum(ROUNDING * raw_D, ulps_D),
         )
+
+    def _whole(self, sums_F: np.ndarray) -> np.ndarray:
+        """Sum over folds of a large array, kept until rows are added."""
+        if id(sums_F) not in self._sums:
+            self._sums[id(sums_F)] = sums_F.sum(axis=0)
+        return self._sums[id(sums_F)]
 
     def _begin(self, X_ND: np.ndarray, targets: Mapping[str, np.ndarray]) -> None:
         self._shift_D = X_ND.mean(axis=0, dtype=np.float64)

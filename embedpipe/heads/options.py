@@ -203,6 +203,24 @@ class CentroidOptions(HeadOptions):
     )
 
 
+class LdaOptions(HeadOptions):
+    """Linear discriminants that share one covariance, shrunk towards equal variances."""
+
+    shrinkage: Annotated[
+        tuple[Annotated[float, Field(ge=0, le=1)], ...], BeforeValidator(expand), AfterValidator(_distinct)
+    ] = Field(
+        default=(0.01, 0.1, 0.5),
+        description="Share of the covariance replaced by its mean variance; more where rows are few.",
+    )
+    standardise: Switches = Field(
+        default=(True,),
+        description="Scale columns to unit variance on the training rows, so that shrinking suits each alike.",
+    )
+
+    def few_shot(self) -> dict[str, tuple[Any, ...]]:
+        return {**super().few_shot(), "shrinkage": (min(self.shrinkage, key=lambda one: abs(one - 0.5)),)}
+
+
 class KnnOptions(HeadOptions):
     """Nearest neighbours by cosine similarity."""
 

@@ -58,6 +58,7 @@ FAMILIES: Mapping[str, Family] = {
             "number": "embedpipe.heads.mlp:MlpRegressorHead",
         },
     ),
+    "lda": Family(opt.LdaOptions, {"classes": "embedpipe.heads.lda:LdaHead"}),
     "centroid": Family(opt.CentroidOptions, {"classes": "embedpipe.heads.centroid:CentroidHead"}),
     "knn": Family(
         opt.KnnOptions,

@@ -9,6 +9,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from embedpipe.heads.centroid import CentroidHead
 from embedpipe.heads.foreign import SklearnClassifierHead, SklearnRegressorHead
 from embedpipe.heads.knn import KnnClassifierHead, KnnRegressorHead
+from embedpipe.heads.lda import LdaHead
 from embedpipe.heads.logistic import LogisticHead
 from embedpipe.heads.mlp import MlpClassifierHead, MlpRegressorHead
 from embedpipe.heads.ridge import RidgeClassifierHead, RidgeRegressorHead
@@ -19,6 +20,7 @@ HEADS = [
     RidgeClassifierHead(),
     RidgeRegressorHead(),
     SvmHead(),
+    LdaHead(),
     CentroidHead(),
     KnnClassifierHead(),
     KnnRegressorHead(),

@@ -12,7 +12,7 @@ from embedpipe.errors import ConfigError, DataError, ShapeError
 from embedpipe.heads.gram import Gram
 from embedpipe.heads.registry import fit_grid
 from embedpipe.heads.ridge import RidgeClassifierHead, RidgeRegressorHead
-from embedpipe.heads.ridge_path import PrimalPath, fold_scores, ridge_path
+from embedpipe.heads.ridge_path import PrimalPath, TridiagonalPath, fold_scores, ridge_path
 
 ALPHAS = [0.1, 3.0, 100.0]
 
@@ -90,7 +90,7 @@ def test_blocks_that_do_not_fit_are_refused(task):
         gram.normal("digt")
 
 
-@pytest.mark.parametrize("shape", [(300, 20), (40, 60)])
+@pytest.mark.parametrize("shape", [(300, 20), (300, 1), (40, 60)])
 @pytest.mark.parametrize("standardise", [True, False])
 def test_scores_of_folds_equal_scikit_learns_refitted_for_each(features, shape, standardise):
     X, codes = features(*shape, 3)
@@ -168,3 +168,17 @@ def test_sample_weights_that_leave_nothing_are_refused(features):
         RidgeRegressorHead().fit(X, codes.astype(float), np.zeros(30))
     with pytest.raises(DataError, match="cannot be fitted: Negative values"):
         RidgeRegressorHead().fit(X, codes.astype(float), -np.ones(30))
+
+
+def test_the_tridiagonal_form_gives_the_same_weights_even_where_columns_are_equal(features):
+    X, codes = features(200, 15, 3)
+    gram = Gram()
+    gram.add(np.concatenate([X, X], axis=1), {"y": np.eye(3)[codes]})
+    normal = gram.normal("y")
+    alphas = [1e-4, *ALPHAS]
+    for forms in zip(
+        TridiagonalPath.of(normal, standardise=True).weights(alphas),
+        PrimalPath.of(normal, standardise=True).weights(alphas),
+        strict=True,
+    ):
+        np.testing.assert_allclose(*forms, rtol=1e-6, atol=1e-8)
