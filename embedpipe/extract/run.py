@@ -17,6 +17,7 @@ import numpy as np
 
 from embedpipe.backbones import BackboneOptions
 from embedpipe.errors import TooManyFailed
+from embedpipe.extract.earlier import EarlierStore
 from embedpipe.extract.options import ExtractOptions
 from embedpipe.extract.pipeline import Batch, Embedded, StepTimes, embed
 from embedpipe.extract.samples import WantedSamples
@@ -27,7 +28,6 @@ from embedpipe.progress import Progress, silent
 from embedpipe.sources.base import Source
 from embedpipe.store.plan import GrowthPlan
 from embedpipe.store.publishing import publish
-from embedpipe.store.seeding import EarlierStore
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ from functools import cached_property
 import numpy as np
 
 from embedpipe.errors import ProbeMismatch, StoreError
+from embedpipe.extract.earlier import EarlierStore, seed
 from embedpipe.extract.probe import check_probe
 from embedpipe.spec import BackboneSpec
 from embedpipe.store import published
 from embedpipe.store.group import Group, probe_path
 from embedpipe.store.published import Contents, parse_contents
-from embedpipe.store.seeding import EarlierStore, seed
 
 
 class Earlier:

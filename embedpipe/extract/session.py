@@ -20,6 +20,7 @@ from embedpipe.backbones import BackboneOptions, load_backbone
 from embedpipe.backbones.backbone import Backbone
 from embedpipe.errors import DiskFullError, ProbeMismatch, StoreLocked
 from embedpipe.extract.device import MAX_PRECISION_ERROR, as_precision, resolve_device, resolve_precision
+from embedpipe.extract.earlier import EarlierStore
 from embedpipe.extract.options import ExtractOptions
 from embedpipe.extract.probe import check_probe, probe_images
 from embedpipe.extract.samples import WantedSamples, gather
@@ -32,7 +33,6 @@ from embedpipe.store.disk import replace_file
 from embedpipe.store.group import Group, find_groups, open_group
 from embedpipe.store.plan import GrowthPlan
 from embedpipe.store.publishing import check_same_filesystem
-from embedpipe.store.seeding import EarlierStore
 
 Features = dict[str, np.ndarray]
 DISK_FACTOR = 2.0  # the journal holds a block beside the shards that are made of it

@@ -9,6 +9,7 @@ from typing import Any
 
 from embedpipe.backbones import BackboneOptions
 from embedpipe.backbones.listing import list_nodes
+from embedpipe.extract.earlier import EarlierStore, FolderStore
 from embedpipe.extract.estimate import Estimate, estimate
 from embedpipe.extract.options import ExtractOptions
 from embedpipe.extract.run import ExtractSummary, extract_backbone
@@ -16,7 +17,6 @@ from embedpipe.extract.session import open_session
 from embedpipe.manifest.table import Manifest
 from embedpipe.sources.base import Source, open_source
 from embedpipe.steps.sections import Sections
-from embedpipe.store.seeding import EarlierStore, FolderStore
 from embedpipe.terminal import progress_bar, say
 from embedpipe.tracking import TrackedFolder
 from embedpipe.workspace import Workspace

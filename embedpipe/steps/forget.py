@@ -13,12 +13,12 @@ from embedpipe.manifest.table import Manifest
 from embedpipe.steps.sections import Sections
 from embedpipe.steps.stores import StorePlaces
 from embedpipe.store.arrays import KEYS_LAYOUT, PART_LAYOUT, layout_of
-from embedpipe.store.compaction import erase, files_of_rows
 from embedpipe.store.group import Group, find_groups, open_group
 from embedpipe.store.publishing import publish
 from embedpipe.store.reader import FeatureStore
 from embedpipe.terminal import say
 from embedpipe.tracking import cache_of, held_by_remote, remotes_of
+from embedpipe.upkeep.compaction import erase, files_of_rows
 from embedpipe.workspace import Workspace
 
 

@@ -15,12 +15,12 @@ from embedpipe.spec import BackboneSpec
 from embedpipe.steps.sections import Sections
 from embedpipe.steps.stores import StorePlaces
 from embedpipe.store import ledger, published
-from embedpipe.store.compaction import Dead, compact, find_dead
 from embedpipe.store.disk import remove_tree
 from embedpipe.store.group import GROUP, Group, GroupInfo, find_groups, open_group
 from embedpipe.store.published import parse_contents
 from embedpipe.terminal import say
 from embedpipe.tracking import TrackedFolder, tracked_outs
+from embedpipe.upkeep.compaction import Dead, compact, find_dead
 from embedpipe.workspace import Workspace
 
 

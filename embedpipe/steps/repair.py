@@ -21,10 +21,10 @@ from embedpipe.steps.sections import Sections
 from embedpipe.steps.stores import StorePlaces
 from embedpipe.steps.verify import verify_cache
 from embedpipe.store.disk import record_of_file
-from embedpipe.store.repair import repair_group
 from embedpipe.store.verification import verify
 from embedpipe.terminal import say
 from embedpipe.tracking import DvcCache
+from embedpipe.upkeep.repair import repair_group
 from embedpipe.workspace import Workspace
 
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from embedpipe.errors import StoreError
+from embedpipe.extract.earlier import FolderStore, seed
 from embedpipe.store import FeatureStore, Group, publish, verify
-from embedpipe.store.compaction import compact, erase, files_of_rows, find_dead
 from embedpipe.store.published import read_contents
-from embedpipe.store.repair import Mended, repair_group
-from embedpipe.store.seeding import FolderStore, seed
+from embedpipe.upkeep.compaction import compact, erase, files_of_rows, find_dead
+from embedpipe.upkeep.repair import Mended, repair_group
 
 from .conftest import GAP, GRID, SHAPES, Grower, expected, feature, files_of, keys_of
 from .crash import Killed, killable

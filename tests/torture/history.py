@@ -14,9 +14,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "store"))
 from conftest import GAP, GRID, Grower, keys_of  # type: ignore[import-not-found]
 
 from embedpipe.store import publish
-from embedpipe.store.compaction import compact, erase, find_dead
 from embedpipe.store.disk import replace_file
-from embedpipe.store.repair import repair_group
+from embedpipe.upkeep.compaction import compact, erase, find_dead
+from embedpipe.upkeep.repair import repair_group
 
 FIRST = [f"s{i}" for i in range(120)]
 GROWN = [f"s{i}" for i in range(10, 180)]

@@ -61,7 +61,7 @@ class Dead:
 def find_dead(group: Group, wanted_keys: npt.NDArray[np.uint8]) -> Dead:
     """Rows whose key is not among `wanted_keys`, shape (n, 16)."""
     wanted = {key.tobytes() for key in wanted_keys}
-    mask = np.array([key.tobytes() not in wanted for key in group.keys()], bool)
+    mask = np.array([key.tobytes() not in wanted for key in group.keys()], bool)  # noqa: SIM118
     nbytes = rewritten = 0
     if mask.any():
         first = int(np.argmax(mask))
