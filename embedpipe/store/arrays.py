@@ -144,8 +144,7 @@ class ArrayReader:
         self._files = files
         self._array: Any = None
         self._sound: set[str] = set()
-        self._touched: set[shards.Identity] = set()
-        self._touched_nbytes = 0
+        self._touched: dict[shards.Identity, int] = {}
         self._paths = cache(layout.shard_path)
 
     @cached_property
@@ -213,12 +212,12 @@ class ArrayReader:
     def release(self) -> None:
         """Give back the memory of mapped pages, so that reading on takes no more than a few shards."""
         shards.release(self._touched)
-        self._touched, self._touched_nbytes = set(), 0
+        self._touched = {}
 
     @property
     def touched_nbytes(self) -> int:
         """Bytes of pages that reading has mapped since the last `release`, at most."""
-        return self._touched_nbytes
+        return sum(self._touched.copy().values())
 
     def _buffer(self, num_rows: int, out: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
         shape = (num_rows, *self.layout.row_shape)
@@ -310,8 +309,8 @@ class ArrayReader:
             shard = shards.open_shard(f"{self.root}/{path}", self._chunk_layout, self._files[path].nbytes)
         except shards.UnknownLayout:
             return None
-        self._touched.add(shard.identity)
-        self._touched_nbytes += min(nbytes, shard.identity.nbytes)
+        touched = self._touched.get(shard.identity, 0) + nbytes
+        self._touched[shard.identity] = min(touched, shard.identity.nbytes)
         return shard
 
     @cached_property
