@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-
 from PIL import Image, ImageDraw
 
 REPOSITORY = Path(__file__).parent.parent.parent
