@@ -88,7 +88,7 @@ def encode_shard(layout: ArrayLayout, rows: npt.NDArray[Any]) -> bytes:
     """One shard holding `rows`, shape (n, ...), n <= shard_rows.
 
     A short shard stays small: only the inner chunks that rows fall into are written. The same bytes as zarr
-    makes, which a test holds it to, in a tenth of the time.
+    makes, which a test holds it to, in about half the time.
     """
     assert 0 < len(rows) <= layout.shard_rows and rows.shape[1:] == layout.row_shape
     if not (shards.is_supported() and layout.row_nbytes):
