@@ -123,6 +123,15 @@ class LogisticOptions(HeadOptions):
         default=(True,),
         description="Scale columns to unit variance on the training rows, so that one C suits every tap.",
     )
+    class_weight: ClassWeights = Field(default=(None,), description=CLASS_WEIGHT)
+    multi_class: Annotated[
+        tuple[Literal["multinomial", "one_vs_rest"] | None, ...],
+        BeforeValidator(expand),
+        AfterValidator(_distinct),
+    ] = Field(
+        default=(None,),
+        description="Softmax over classes (multinomial; null is the same) or one sigmoid a class (one_vs_rest).",
+    )
 
     def few_shot(self) -> dict[str, tuple[Any, ...]]:
         return {**super().few_shot(), "C": _near(self.C, 0.1)}
@@ -158,6 +167,7 @@ class SvmOptions(HeadOptions):
         default=(True,),
         description="Scale columns to unit variance on the training rows, so that one C suits every tap.",
     )
+    class_weight: ClassWeights = Field(default=(None,), description=CLASS_WEIGHT)
 
     def few_shot(self) -> dict[str, tuple[Any, ...]]:
         return {**super().few_shot(), "C": _near(self.C, 0.01)}

@@ -6,43 +6,53 @@ Brings scaling, the row space and the solver together; a family adds its loss.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from embedpipe.heads.base import Training, grouped
+from embedpipe.heads.base import Training, WeightedHead, grouped
 from embedpipe.heads.linear import LinearClassifierHead, RowSpace, Scaling
 from embedpipe.heads.solver import Loss, minimise
 
 # G strengths
 
 
-class LinearPathHead(LinearClassifierHead):
+class LinearPathHead(WeightedHead, LinearClassifierHead):
     """A linear classifier that minimises ``C * sum(loss) + ||W||^2 / 2``."""
 
     learned_values = ("n_iter_", "objective_")
+    shared: ClassVar[tuple[str, ...]] = ("standardise", "tol", "max_iter", "class_weight")
+    """Parameters that heads solved together agree in: all but C."""
     n_iter_: int
     objective_: float
 
     def __init__(
-        self, C: float = 1.0, *, standardise: bool = True, tol: float = 1e-6, max_iter: int = 3000
+        self,
+        C: float = 1.0,
+        *,
+        standardise: bool = True,
+        tol: float = 1e-6,
+        max_iter: int = 3000,
+        class_weight: Any = None,
     ) -> None:
         self.C = C
         self.standardise = standardise
         self.tol = tol
         self.max_iter = max_iter
+        self.class_weight = class_weight
 
-    @staticmethod
-    def _loss(codes: np.ndarray, num_classes: int) -> Loss:
+    def _loss(self, codes: np.ndarray, num_classes: int, weight: np.ndarray | None) -> Loss:
         raise NotImplementedError
 
     @classmethod
     def _fit_many(cls, heads: Sequence[Self], training: Training) -> None:
         assert training.classes is not None
-        loss = cls._loss(training.y, len(training.classes))
-        for group in grouped(heads, "standardise", "tol", "max_iter"):
+        for group in grouped(heads, *cls.shared):
             first = group[0]
-            scaling = Scaling.of(training.X_ND, standardise=first.standardise)
+            weight = training.weight_of(first.class_weight)
+            loss = first._loss(training.y, len(training.classes), weight)
+            # classes count by what they weigh, columns are scaled by how the rows lie
+            scaling = Scaling.of(training.X_ND, standardise=first.standardise, weight=training.weight)
             space = RowSpace.of(scaling.apply(training.X_ND))
             strengths_G = np.array([head.C for head in group], dtype=np.float64)
             found = minimise(space.Z_NR, loss, strengths_G, tol=first.tol, max_steps=first.max_iter)
@@ -51,3 +61,21 @@ class LinearPathHead(LinearClassifierHead):
                 head.converged_ = bool(found.converged[g])
                 head.n_iter_ = int(found.num_steps[g])
                 head.objective_ = float(found.objective[g])
+                head._settle()
+
+    def _settle(self) -> None:
+        """Fix what the loss leaves open."""
+
+
+def column(weight: np.ndarray | None) -> np.ndarray | None:
+    """Weights of rows, shape (N, 1, 1)."""
+    return None if weight is None else weight.astype(np.float64)[:, None, None]
+
+
+def weighed(
+    weight_N11: np.ndarray | None, slope_NGK: np.ndarray, curvature_NGK: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Slope and curvature of weighted rows."""
+    if weight_N11 is None:
+        return slope_NGK, curvature_NGK
+    return slope_NGK * weight_N11, curvature_NGK * weight_N11

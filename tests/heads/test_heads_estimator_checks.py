@@ -16,10 +16,11 @@ from embedpipe.heads.ridge import RidgeClassifierHead, RidgeRegressorHead
 from embedpipe.heads.svm import SvmHead
 
 HEADS = [
-    LogisticHead(),
+    LogisticHead(tol=1e-22),  # weights and repeats are compared to 1e-7
+    LogisticHead(tol=1e-22, multi_class="one_vs_rest"),
     RidgeClassifierHead(),
     RidgeRegressorHead(),
-    SvmHead(),
+    SvmHead(tol=1e-17),
     LdaHead(),
     CentroidHead(),
     KnnClassifierHead(),

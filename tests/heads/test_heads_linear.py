@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression, Ridge, RidgeClassifier
+from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
@@ -66,6 +67,34 @@ def test_a_fit_that_runs_out_of_steps_says_that_it_has_not_converged(features):
     )
     assert not short.converged_ and short.n_iter_ == 2
     assert long.converged_
+
+
+@pytest.mark.parametrize("num_classes", [2, 4])
+def test_weighted_logistic_reaches_scikit_learns_optimum(features, num_classes):
+    X, codes = features(150, 12, num_classes)
+    weight = np.random.default_rng(2).uniform(0.2, 3.0, len(codes))
+    options = {"C": 0.3, "standardise": False, "class_weight": "balanced"}
+    scaled = X / X.std(axis=0)
+    (head,) = fit_grid(
+        "logistic",
+        [{**options, "tol": 1e-12}],
+        scaled, codes, kind="classes", seed=0, sample_weight=weight,
+    )  # fmt: skip
+    # scikit-learn's own balance follows the number of rows, ours the sum of their weights
+    mass = np.bincount(codes, weight)
+    of_class = weight.sum() / (num_classes * mass)
+    reference = LogisticRegression(C=0.3, tol=1e-10, max_iter=100_000)
+    reference.fit(scaled.astype(np.float64), codes, weight * of_class[codes])
+    np.testing.assert_allclose(head.predict_proba(scaled), reference.predict_proba(scaled), atol=1e-5)
+
+
+def test_one_against_the_rest_equals_scikit_learns(features):
+    X, codes = features(150, 12, 4)
+    scaled = X / X.std(axis=0)
+    head = LogisticHead(C=0.3, standardise=False, tol=1e-12, multi_class="one_vs_rest").fit(scaled, codes)
+    wide = scaled.astype(np.float64)
+    reference = OneVsRestClassifier(LogisticRegression(C=0.3, tol=1e-10, max_iter=100_000)).fit(wide, codes)
+    np.testing.assert_allclose(head.predict_proba(scaled), reference.predict_proba(wide), atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
