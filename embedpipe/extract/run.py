@@ -119,7 +119,8 @@ def extract_backbone(
         return ExtractSummary(
             backbone=name,
             num_samples=len(np.unique(plan.rows_of_wanted)),
-            num_embedded=plan.num_rows_to_compute - len(failures),
+            num_embedded=times.num_samples
+            - len(failures),  # a resumed run does not count what the journal held
             num_failed=len(failed),
             verdict=judge(times, session.spec.device_kind),
             notes=session.notes,

@@ -155,6 +155,7 @@ class GroupLock:
                     if held is None:
                         os.link(mine, self.path)
                         self._fd, fd = fd, -1
+                        self._sweep(mine)
             return held
         except FileExistsError:
             return f"{self.path}: another process took the lock at this moment; run again"
@@ -162,6 +163,17 @@ class GroupLock:
             if fd >= 0:
                 os.close(fd)
             mine.unlink(missing_ok=True)
+
+    def _sweep(self, mine: Path) -> None:
+        """Remove what processes that were killed while they took the lock have left. Call alone."""
+        for path in self.path.parent.glob(f"{NAME}.*"):
+            with contextlib.suppress(OSError):
+                age = self._clock() - path.stat().st_mtime
+                lives = None
+                with contextlib.suppress(ValueError, TypeError):
+                    lives = Owner(**json.loads(path.read_bytes())).lives_here()
+                if path != mine and (lives is False or (lives is None and age > self._stale_s)):
+                    path.unlink()
 
     def _standing(self) -> str | None:
         """Who holds the lock, in words; a dead owner's lock is removed. Call alone."""

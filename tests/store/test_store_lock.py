@@ -148,3 +148,12 @@ def test_of_many_that_find_a_dead_lock_one_gets_it(tmp_path: Path) -> None:
         thread.join()
     assert len(held) == 1
     held[0].__exit__(None, None, None)
+
+
+def test_what_a_process_killed_while_taking_the_lock_has_left_is_swept(tmp_path: Path) -> None:
+    dead = dataclasses.replace(Owner.here(time.time()), pid=4194303)
+    (tmp_path / f"lock.{dead.token}").write_text(json.dumps(dataclasses.asdict(dead)))
+    alive = Owner.here(time.time())
+    (tmp_path / f"lock.{alive.token}").write_text(json.dumps(dataclasses.asdict(alive)))
+    with GroupLock(tmp_path):
+        assert sorted(os.listdir(tmp_path)) == ["lock", f"lock.{alive.token}"]

@@ -42,7 +42,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != "lock" and "journal" not in path.parts
+        if path.is_file() and not path.name.startswith("lock") and "journal" not in path.parts
     }
 
 
