@@ -96,10 +96,10 @@ def ridge(rows: Rows, num: int, repeats: int) -> Figures:
         return min(np.square(Y - scores).mean() for scores in left_out.each(alphas))
 
     theirs_loo = RidgeCV(alphas=alphas)
+    found = ours()
     error = max(
-        np.abs(scores[a] - wanted).max()
+        float(np.abs(found[fold][1][a] - wanted).max())
         for (fold, a), wanted in zip(sample, theirs(), strict=True)
-        for scores in [ours()[fold][1]]
     )
     whole, part = by_turns(repeats, ours, theirs)
     loo, loo_theirs = by_turns(1, ours_loo, lambda: theirs_loo.fit(wide, Y))
