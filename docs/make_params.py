@@ -1,6 +1,6 @@
 """Write docs/params.md from the options models: their descriptions are the reference.
 
-    python docs/make_params.py
+python docs/make_params.py
 """
 
 from __future__ import annotations
@@ -26,13 +26,19 @@ def page() -> str:
     parts = [
         "# params.yaml, key by key",
         "",
-        "Written by `docs/make_params.py` from the options that stand beside each component. Sections are dicts by name "
-        "where they say *by name*; a relative path is relative to `params.yaml`.",
+        "Written by `docs/make_params.py` from the options that stand beside each component. Sections are dicts "
+        "by name where they say *by name*; a relative path is relative to `params.yaml`.",
     ]
     for name, field in Params.model_fields.items():
         if name == "heads":
-            parts += ["", "## heads, by name", "", "A head's family is its name unless `family:` says otherwise. "
-                      "Each hyperparameter is a value, a list, `{log: [low, high, num]}` or `{linear: [low, high, num]}`."]
+            parts += [
+                "",
+                "## heads, by name",
+                "",
+                "A head's family is its name unless `family:` says otherwise. "
+                "Each hyperparameter is a value, a list, `{log: [low, high, num]}` or "
+                "`{linear: [low, high, num]}`.",
+            ]
             parts += [line for model, title in head_models() for line in table(model, title)]
             continue
         by_name = typing.get_origin(field.annotation) is dict

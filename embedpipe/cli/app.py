@@ -87,7 +87,7 @@ def _chosen(names: Iterable[str] | None, known: Iterable[str], kind: str) -> lis
     for name in names or ():
         if name not in known:
             raise ConfigError(
-                f"no {kind} is named {name!r}{did_you_mean(name, known)}; params.yaml has: {', '.join(known) or '(none)'}"
+                f"no {kind} is named {name!r}{did_you_mean(name, known)}; known: {', '.join(known) or '(none)'}"
             )
     return list(names or known)
 

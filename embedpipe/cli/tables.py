@@ -57,7 +57,9 @@ def show_plan(plan: Estimate) -> None:
 
 def show_nodes(backbone: str, nodes: Sequence[Mapping[str, Any]]) -> None:
     """Every node that can be tapped; main stages, which `blocks` stands for, in bold."""
-    table = Table(title=f"taps of {backbone}, one sample in float16; bold: blocks", title_justify="left", box=None)
+    table = Table(
+        title=f"taps of {backbone}, one sample in float16; bold: blocks", title_justify="left", box=None
+    )
     for column in ("node", "shape", "layout"):
         table.add_column(column)
     for column in ("bytes", "depth"):

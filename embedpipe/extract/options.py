@@ -15,7 +15,7 @@ def _decode_threads() -> int:
 
 
 class ExtractOptions(StrictModel):
-    """How features are computed. What decides their values (precision, dtype, device kind) is part of the store's spec."""
+    """How features are computed; what decides their values is part of the store's spec."""
 
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto",

@@ -27,5 +27,7 @@ def train_source_model(workspace: Workspace, model: str) -> dict[str, Any]:
             workspace.source_dir / model,
             progress=progress,
         )
-    say(f"{model}: source accuracy {card['accuracy']['val']['value']:.1%} on held-out samples of {options.on}")
+    say(
+        f"{model}: source accuracy {card['accuracy']['val']['value']:.1%} on held-out samples of {options.on}"
+    )
     return card

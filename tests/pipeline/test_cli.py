@@ -42,7 +42,7 @@ def test_help_lists_every_step_and_question(cli, tmp_path):
         "info",
         "taps",
         "verify",
-    ):  # noqa: E501
+    ):
         assert command in out
 
 
