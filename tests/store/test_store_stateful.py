@@ -15,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from embedpipe.spec import TapSpec
 from embedpipe.store import FeatureStore, Group, publish, verify
+from embedpipe.store.commit import INTENT, JOURNAL
 
 from .conftest import GAP, GRID, Grower, feature, keys_of
 from .crash import Killed, killable
@@ -105,7 +106,9 @@ class StoreMachine(RuleBasedStateMachine):
             names = sorted(name for name, held in self.held if held == tap)
             holes = store.holes(tap.name)
             values = store.read(tap.name, slice(None))
-            assert np.isnan(values[list(holes)]).all()
+            # between a kill and the recovery a shard may hold already what the ledger still calls a hole
+            if not (store.path / JOURNAL / INTENT).exists():
+                assert np.isnan(values[list(holes)]).all()
             assert store.num_rows - len(holes) == len(names)
             if names:
                 rows = store.rows_of(keys_of(names))
