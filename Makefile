@@ -12,11 +12,11 @@ setup: $(STAMP) ## make .venv with everything pinned in requirements.lock
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "embedpipe needs Python 3.11 or newer, found $$($(PYTHON) -V); run: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
-	@echo 'setting up $(VENV): about half a minute with uv, a few without'
+	@echo 'setting up $(VENV): about a minute with uv, a few without'
 	@$(PYTHON) -m venv $(VENV)
 	@command -v uv >/dev/null || $(BIN)/python -m pip install --quiet uv
 	@UV=$$(command -v uv || echo $(BIN)/uv); \
-	$$UV pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock && \
+	$$UV pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r requirements.lock && \
 	$$UV pip install --quiet --python $(BIN)/python --no-deps -e .
 	@touch $@
 
