@@ -91,7 +91,7 @@ def _target_datasets(workspace: Workspace, sections: Sections) -> list[tuple[Man
     """Data sets of the target domain, in the order of params.yaml; the source domain is trained on, not embedded."""
     named = [
         name
-        for name, raw in sections.raw("datasets").items()
+        for name, raw in sections.entries("datasets").items()
         if (raw or {}).get("domain", "target") == "target"
     ]
     manifests = [Manifest.read(workspace.manifest(name)) for name in named]

@@ -20,7 +20,7 @@ def task_files(workspace: Workspace, sections: Sections) -> dict[str, TaskFiles]
             open_targets=workspace.open_targets(task),
             manifest=workspace.manifest(raw["on"]),
         )
-        for task, raw in sections.raw("tasks").items()
+        for task, raw in sections.entries("tasks").items()
     }
 
 

@@ -36,9 +36,22 @@ class Sections:
             )
         return self._raw[section]
 
+    def entries(self, section: str) -> dict[str, Any]:
+        """A section that is a mapping by name.
+
+        Raises
+        ------
+        ConfigError
+            If it is something else, ``null`` for one.
+        """
+        raw = self.raw(section)
+        if not isinstance(raw, dict):
+            raise ConfigError(f"{self._path.name}: {section}: expected a mapping by name, found {raw!r}")
+        return raw
+
     def one(self, section: str, name: str, model: type[Model]) -> Model:
         """One entry of a section that is a mapping by name."""
-        entries = self.raw(section)
+        entries = self.entries(section)
         if name not in entries:
             raise ConfigError(
                 f"{self._path.name}: {section}: no entry is named {name!r}{did_you_mean(name, list(entries))}; "
@@ -48,7 +61,7 @@ class Sections:
 
     def every(self, section: str, model: type[Model]) -> dict[str, Model]:
         """Every entry of a section that is a mapping by name."""
-        return {name: self.one(section, name, model) for name in self.raw(section)}
+        return {name: self.one(section, name, model) for name in self.entries(section)}
 
     def whole(self, section: str, model: type[Model]) -> Model:
         """A section that is one set of options."""
@@ -68,4 +81,4 @@ class Sections:
 
     def converted(self, section: str, convert: Callable[[str, Any], Value]) -> dict[str, Value]:
         """Every entry of a section, checked by `convert(name, raw)`."""
-        return {name: convert(name, raw) for name, raw in self.raw(section).items()}
+        return {name: convert(name, raw) for name, raw in self.entries(section).items()}

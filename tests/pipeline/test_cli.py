@@ -253,3 +253,14 @@ def test_a_stage_prints_one_sentence_and_exits_2(tmp_path):
 def test_asking_what_there_is_imports_no_torch(finished):
     code = "import sys; from embedpipe.cli.app import run; run(['info']); sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=finished, capture_output=True)
+
+
+def test_a_section_that_is_null_is_one_sentence_in_a_stage_too(finished, tmp_path):
+    params = projects.small_params()
+    params["heads"] = None
+    projects.write_params(tmp_path, params)
+    done = subprocess.run(
+        [sys.executable, "-m", "stages.train", "shape"],
+        cwd=tmp_path, capture_output=True, text=True, env={"PYTHONPATH": str(projects.REPOSITORY)},
+    )  # fmt: skip
+    assert done.returncode == 2 and "heads: expected a mapping by name, found None" in done.stderr
