@@ -8,7 +8,9 @@ Reads stores; knows nothing of tasks or of the order in which samples are wanted
 from __future__ import annotations
 
 import math
+import os
 import threading
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,6 +115,7 @@ class Joined:
         self.shape = single if single is not None else (sum(column.width for column in columns),)
         self._matrix: npt.NDArray[Any] | None = None
         self._lock = threading.Lock()
+        _alive.add(self)
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)
@@ -122,6 +125,7 @@ class Joined:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._lock = threading.Lock()
+        _alive.add(self)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -182,6 +186,17 @@ class Joined:
             column.read_into(index, out_nD[:, start : start + column.width], limit)
             start += column.width
         return out_nD.reshape(len(index), *self.shape)
+
+
+def _new_locks() -> None:
+    """A forked child starts with locks that no thread of its parent holds."""
+    for joined in list(_alive):
+        joined._lock = threading.Lock()
+
+
+_alive: weakref.WeakSet[Joined] = weakref.WeakSet()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_new_locks)
 
 
 def as_run(index: Index) -> slice | None:

@@ -12,7 +12,7 @@ import json
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -146,11 +146,17 @@ class ArrayReader:
         self._sound: set[str] = set()
         self._touched: dict[shards.Identity, int] = {}
         self._paths = cache(layout.shard_path)
+        self._chunk_layout = layout.chunk_layout
+        self._is_raw: bool | None = None
 
-    @cached_property
+    @property
     def is_raw(self) -> bool:
         """Whether the shards are read without zarr."""
-        return isinstance(self.root, Path) and shards.is_supported() and self._has_raw_shards(self.root)
+        # no cached_property: until Python 3.12 it holds a lock, which a process forked meanwhile waits for
+        if self._is_raw is None:
+            local = isinstance(self.root, Path) and shards.is_supported()
+            self._is_raw = local and self._has_raw_shards(Path(str(self.root)))
+        return self._is_raw
 
     def read(self, start: int, stop: int, out: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
         """Rows [start, stop), crc-checked; rows beyond the array's length are the fill value.
@@ -312,10 +318,6 @@ class ArrayReader:
         touched = self._touched.get(shard.identity, 0) + nbytes
         self._touched[shard.identity] = min(touched, shard.identity.nbytes)
         return shard
-
-    @cached_property
-    def _chunk_layout(self) -> shards.ChunkLayout:
-        return self.layout.chunk_layout
 
     def _has_raw_shards(self, root: Path) -> bool:
         path = root / self.layout.metadata_path

@@ -7,7 +7,6 @@ open may be read by several threads, and in processes that were forked or spawne
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -42,6 +41,9 @@ class FeatureStore:
         self.path = path
         self.contents = contents
         self._readers: dict[str, ArrayReader] = {}
+        # no cached_property: until Python 3.12 it holds a lock, which a process forked meanwhile waits for
+        self._keys: npt.NDArray[np.uint8] | None = None
+        self._parts: npt.NDArray[np.int32] | None = None
 
     @classmethod
     def open(cls, path: Path | str, *, storage_options: Mapping[str, Any] | None = None) -> Self:
@@ -70,7 +72,7 @@ class FeatureStore:
 
     def __getstate__(self) -> dict[str, Any]:
         # what is mapped or connected is opened again in the other process
-        return {"path": self.path, "contents": self.contents, "_readers": {}}
+        return {"path": self.path, "contents": self.contents, "_readers": {}, "_keys": None, "_parts": None}
 
     @property
     def spec(self) -> BackboneSpec:
@@ -84,15 +86,19 @@ class FeatureStore:
     def taps(self) -> dict[str, TapState]:
         return self.contents.taps
 
-    @cached_property
+    @property
     def keys(self) -> npt.NDArray[np.uint8]:
         """Keys of all rows, shape (num_rows, 16)."""
-        return self._reader(KEYS_LAYOUT).read(0, self.num_rows)
+        if self._keys is None:
+            self._keys = self._reader(KEYS_LAYOUT).read(0, self.num_rows)
+        return self._keys
 
-    @cached_property
+    @property
     def parts(self) -> npt.NDArray[np.int32]:
         """Part numbers of all rows, shape (num_rows,)."""
-        return self._reader(PART_LAYOUT).read(0, self.num_rows)
+        if self._parts is None:
+            self._parts = self._reader(PART_LAYOUT).read(0, self.num_rows)
+        return self._parts
 
     def tap(self, name: str) -> TapState:
         """The state of one tap.

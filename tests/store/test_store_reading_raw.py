@@ -249,7 +249,9 @@ def test_processes_started_with_an_open_store_read_the_same(published: Path, met
     context = multiprocessing.get_context(method)
     queue = context.Queue()
     rows = [74, 0, 33]
-    children = [context.Process(target=_read_in_child, args=(store, rows, queue)) for _ in range(2)]
+    children = [
+        context.Process(target=_read_in_child, args=(store, rows, queue), daemon=True) for _ in range(2)
+    ]
     for child in children:
         child.start()
     for _ in children:
@@ -266,7 +268,9 @@ def test_a_fork_while_threads_read_does_not_hang(published: Path) -> None:
     queue = context.Queue()
     with ThreadPoolExecutor(2) as pool:
         busy = [pool.submit(lambda: [store.read(GAP.name, [i % 75]) for i in range(3000)]) for _ in range(2)]
-        children = [context.Process(target=_read_in_child, args=(store, [5], queue)) for _ in range(4)]
+        children = [
+            context.Process(target=_read_in_child, args=(store, [5], queue), daemon=True) for _ in range(4)
+        ]
         for child in children:
             child.start()
         for _ in children:
