@@ -4,8 +4,13 @@ All arms of a task are resampled alike, so a difference between two arms is pair
 the resampling is two-way: samples and draws are resampled independently and crossed, which keeps the
 variance of both sources and errs, where it errs, on the wide side.
 
+Where an arm is right everywhere, or nowhere, every resample says the same and the percentiles collapse to a
+point, as if a few samples had proved perfection. There the bound is Clopper and Pearson's, with groups
+counted as one sample each.
+
 References
 ----------
+Clopper and Pearson 1934, "The use of confidence or fiducial limits", Biometrika 26(4) (at 0 and 100 %).
 Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13 (percentile intervals).
 Owen 2007, "The pigeonhole bootstrap", Annals of Applied Statistics 1(2) (two-way resampling).
 """
@@ -41,13 +46,26 @@ class Interval:
 
 @dataclass(frozen=True)
 class Judged:
-    """Metrics of one arm: the value itself and its value in each resample."""
+    """Metrics of one arm: the value itself and its value in each resample.
+
+    Attributes
+    ----------
+    margins : dict of metric to float
+        How far from 0 and from 1 the interval reaches where the value is exactly there.
+    """
 
     point: dict[str, float]
     resampled: dict[str, Array]
+    margins: dict[str, float] = field(default_factory=dict)
 
     def interval(self, metric: str) -> Interval:
-        return Interval(self.point[metric], *_percentiles(self.resampled[metric]))
+        value, (low, high) = self.point[metric], _percentiles(self.resampled[metric])
+        margin = self.margins.get(metric)
+        if margin is not None and value >= 1.0:
+            low = min(low, 1.0 - margin)
+        elif margin is not None and value <= 0.0:
+            high = max(high, margin)
+        return Interval(value, low, high)
 
     def intervals(self) -> dict[str, dict[str, float | None]]:
         """Every metric, as the leaderboard holds it."""
@@ -85,11 +103,13 @@ class Judge:
     seed: int = 0
     num_resamples: int = NUM_RESAMPLES
     _counts: npt.NDArray[np.uint16] = field(init=False, repr=False)
+    _margins: dict[str, float] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if len(self.truth) == 0:
             raise ValueError("nothing to judge: no sample has a target")
         self._counts = resample_counts(len(self.truth), self.groups, self.seed, self.num_resamples)
+        self._margins = self._margins_of_shares()
 
     def judge(self, scores_RNK: npt.NDArray[np.floating]) -> Judged:
         """Metrics of one arm, as the mean over its R draws.
@@ -110,7 +130,22 @@ class Judge:
         return Judged(
             point={name: float(table[:, 0].mean()) for name, table in tables.items()},
             resampled={name: (table[:, 1:] * weights_RB).sum(axis=0) for name, table in tables.items()},
+            margins=self._margins,
         )
+
+    def _margins_of_shares(self) -> dict[str, float]:
+        """Clopper-Pearson margin of the metrics that are shares of samples.
+
+        Balanced accuracy and macro F1 weigh classes alike, so each class counts with as many groups as the
+        smallest has: a bound that is never too near.
+        """
+        if self.kind != "classes":
+            return {}
+        groups = np.arange(len(self.truth)) if self.groups is None else np.asarray(self.groups, dtype=str)
+        of_classes = [len(np.unique(groups[self.truth == code])) for code in np.unique(self.truth)]
+        every = _boundary_margin(len(np.unique(groups)))
+        balanced = _boundary_margin(len(of_classes) * min(of_classes))
+        return {"accuracy": every, "balanced_accuracy": balanced, "macro_f1": balanced}
 
     def _one_draw(self, scores_NK: npt.NDArray[np.floating]) -> dict[str, Array]:
         """Each metric on all samples, followed by each resample."""
@@ -157,6 +192,11 @@ def draw_weights(num_draws: int, seed: int, num_resamples: int) -> Array:
     )
     weights: Array = counts_RB / num_draws
     return weights
+
+
+def _boundary_margin(num: int) -> float:
+    """Upper bound of a share that was 0 in `num` samples: 1 - (alpha / 2)^(1 / num)."""
+    return float(1 - ((1 - LEVEL) / 2) ** (1 / num))
 
 
 def _percentiles(values_B: Array) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from embedpipe.evaluate.bootstrap import Judge, draw_weights, resample_counts
 
@@ -100,3 +101,21 @@ def test_intervals_over_samples_and_draws_cover_the_truth():
         # P(N(0, 0.25 + 1 + 1) > -0.8) = Phi(0.8 / 1.5)
         held += interval.ci_low <= 0.7031 <= interval.ci_high
     assert held / 200 >= 0.9
+
+
+def test_an_arm_that_is_right_everywhere_gets_the_exact_binomial_bound():
+    truth = np.repeat([0, 1], 20)
+    judge = Judge("classes", truth)
+    right = judge.judge(one_hot(truth)[None]).interval("accuracy")
+    expected = binomtest(40, 40).proportion_ci(0.95, method="exact")
+    assert (right.value, right.ci_low, right.ci_high) == pytest.approx((1, expected.low, expected.high))
+    wrong = judge.judge(one_hot(1 - truth)[None]).interval("accuracy")
+    assert (wrong.value, wrong.ci_low, wrong.ci_high) == pytest.approx((0, 0, 1 - expected.low))
+
+
+def test_at_the_boundary_groups_count_once_and_the_smallest_class_bounds_the_balanced_accuracy():
+    truth = np.repeat([0, 1], [90, 10])
+    groups = [f"g{i // 5}" for i in range(100)]  # 18 groups of one class, 2 of the other
+    judged = Judge("classes", truth, groups=groups).judge(one_hot(truth)[None])
+    assert judged.interval("accuracy").ci_low == pytest.approx(binomtest(20, 20).proportion_ci().low)
+    assert judged.interval("balanced_accuracy").ci_low == pytest.approx(binomtest(4, 4).proportion_ci().low)
