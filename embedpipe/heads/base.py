@@ -6,6 +6,7 @@ input, classes and messages is done here, once. Knows nothing of any family, nor
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
@@ -17,79 +18,14 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from embedpipe.errors import ConfigError, DataError, EmbedpipeError, NotFitted, ShapeError
+from embedpipe.heads.rows import MEMORY_NBYTES, ArrayRows, CheckedRows, Rows, in_memory
+from embedpipe.heads.training import Training
 
 # N rows, D features, K classes
 
 
 class HeadNotFitted(NotFitted, NotFittedError):  # type: ignore[misc]
     """A head was asked to predict before it was fitted; also scikit-learn's own error of that name."""
-
-
-@dataclass(frozen=True)
-class Training:
-    """Checked training rows, shared by all heads of a grid.
-
-    Attributes
-    ----------
-    X_ND : float array, shape (N, D)
-    y : array, shape (N,)
-        int64 codes into `classes`, or float64 values.
-    classes : array or None
-        Sorted labels present in training; None for numbers.
-    X_val, y_val : arrays or None
-        Rows for early stopping, in the same terms; rows of classes unseen in training are dropped.
-    weight : float64 array or None, shape (N,)
-        Of each row, above 0: as if it stood there that many times.
-    """
-
-    X_ND: np.ndarray
-    y: np.ndarray
-    classes: np.ndarray | None = None
-    X_val: np.ndarray | None = None
-    y_val: np.ndarray | None = None
-    weight: np.ndarray | None = None
-
-    @property
-    def counts_K(self) -> np.ndarray:
-        """Weight of each class, float64."""
-        assert self.classes is not None
-        counts_K: np.ndarray = np.bincount(self.y, self.weight, len(self.classes)).astype(np.float64)
-        return counts_K
-
-    def mass_of(self, class_weight: Any) -> np.ndarray | None:
-        """What one copy of each row counts, by its class; None where all count the same.
-
-        Parameters
-        ----------
-        class_weight
-            None, ``balanced`` (inversely to the weight of the class) or weights by label.
-        """
-        if class_weight is None:
-            return None
-        assert self.classes is not None
-        if isinstance(class_weight, str):
-            if class_weight != "balanced":
-                raise ConfigError(f"class_weight: expected balanced or none, found {class_weight!r}")
-            counts_K = self.counts_K
-            of_class_K = counts_K.sum() / (len(counts_K) * counts_K)
-        else:
-            of_class_K = np.array([float(class_weight.get(label, 1.0)) for label in self.classes.tolist()])
-        mass_N: np.ndarray = of_class_K[self.y]
-        return mass_N
-
-    def weight_of(self, class_weight: Any) -> np.ndarray | None:
-        """Weight of each row, class weights included."""
-        mass_N = self.mass_of(class_weight)
-        if mass_N is None:
-            return self.weight
-        return mass_N if self.weight is None else self.weight * mass_N
-
-    @property
-    def onehot_NK(self) -> np.ndarray:
-        """Float64 one-hot targets."""
-        assert self.classes is not None
-        onehot_NK: np.ndarray = np.eye(len(self.classes))[self.y]
-        return onehot_NK
 
 
 @dataclass(frozen=True)
@@ -120,6 +56,10 @@ class Head(BaseEstimator):  # type: ignore[misc]
     """Names of fitted arrays, in the order in which they are saved."""
     learned_values: ClassVar[tuple[str, ...]] = ()
     """Names of fitted scalars."""
+    streams: ClassVar[bool] = False
+    """Whether `_fit_many` reads `Training.rows` by blocks, and so learns from more rows than fit memory."""
+    maps: ClassVar[bool] = False
+    """Whether a row may be a map or tokens rather than a vector."""
 
     converged_: bool
     n_features_in_: int
@@ -141,6 +81,7 @@ class Head(BaseEstimator):  # type: ignore[misc]
         X_val: Any = None,
         y_val: Any = None,
         sample_weight: Any = None,
+        memory_nbytes: int = MEMORY_NBYTES,
     ) -> list[Self]:
         """Fit one head per candidate on the same rows; see `embedpipe.heads.registry.fit_grid`."""
         heads = [cls._from_candidate(candidate) for candidate in candidates]
@@ -149,6 +90,8 @@ class Head(BaseEstimator):  # type: ignore[misc]
         for head in heads:
             if "random_state" in head.get_params(deep=False):
                 head.set_params(random_state=seed)
+        if isinstance(X, Rows):
+            X = in_memory(X, memory_nbytes, heads[0].family, cls.streams)
         training = heads[0]._training(X, y, X_val, y_val, cls._weights_or_refuse(sample_weight))
         for head in heads[1:]:
             for name in ("n_features_in_", "feature_names_in_", "classes_"):
@@ -178,30 +121,50 @@ class Head(BaseEstimator):  # type: ignore[misc]
         raise NotImplementedError
 
     def _weighted(
-        self, X_ND: np.ndarray, y: np.ndarray, sample_weight: Any
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        self, rows: Rows, y: np.ndarray, sample_weight: Any
+    ) -> tuple[Rows, np.ndarray, np.ndarray | None]:
         """Rows that count, their targets and weights; None where all count the same."""
         if sample_weight is None:
-            return X_ND, y, None
+            return rows, y, None
         try:
-            weight_N = _check_sample_weight(sample_weight, X_ND, dtype=np.float64, ensure_non_negative=True)
+            weight_N = _check_sample_weight(sample_weight, y, dtype=np.float64, ensure_non_negative=True)
         except ValueError as error:
             raise DataError(f"{type(self).__name__}: cannot be fitted: {error}") from error
-        counts = weight_N > 0
-        return (X_ND, y, weight_N) if counts.all() else (X_ND[counts], y[counts], weight_N[counts])
+        counts = np.flatnonzero(weight_N > 0)
+        return (
+            (rows, y, weight_N) if len(counts) == len(y) else (rows.take(counts), y[counts], weight_N[counts])
+        )
 
-    def _check_fit(self, X: Any, y: Any, *, numeric: bool) -> tuple[np.ndarray, np.ndarray]:
+    def _check_fit(self, X: Any, y: Any, *, numeric: bool) -> tuple[Rows, np.ndarray]:
         name = type(self).__name__
-        _refuse_maps(X, name)
+        rows = X if isinstance(X, Rows) else None
+        if not self.maps:
+            _refuse_maps(X, name)
+        if isinstance(X, ArrayRows):
+            X, rows = X.X, None
         try:
+            if rows is not None:
+                # values are checked block by block as they are read
+                shape = (rows.shape[0], math.prod(rows.shape[1:]))
+                target = validate_data(self, X="no_validation", y=y, y_numeric=numeric)
+                if len(target) != shape[0]:
+                    raise DataError(f"{name}: expected targets of {shape[0]} rows, found {len(target)}")
+                self.n_features_in_ = shape[1]
+                return CheckedRows(rows, name), target
             X_ND, target = validate_data(
-                self, X, y, dtype=[np.float64, np.float32], y_numeric=numeric, ensure_min_samples=2
+                self,
+                X,
+                y,
+                dtype=[np.float64, np.float32],
+                y_numeric=numeric,
+                ensure_min_samples=2,
+                allow_nd=self.maps,
             )
         except EmbedpipeError:
             raise
         except ValueError as error:
             raise DataError(f"{name}: cannot be fitted: {error}") from error
-        return X_ND, target
+        return ArrayRows(X_ND), target
 
     def _check_predict(self, X: Any) -> np.ndarray:
         name = type(self).__name__
@@ -216,12 +179,20 @@ class Head(BaseEstimator):  # type: ignore[misc]
     def _check_rows(self, X: Any) -> np.ndarray:
         """Rows in the form that `fit` saw, whether or not the fit is finished."""
         name = type(self).__name__
-        _refuse_maps(X, name)
+        if not self.maps:
+            _refuse_maps(X, name)
         try:
-            X_ND: np.ndarray = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+            X_ND: np.ndarray = validate_data(
+                self, X, dtype=[np.float64, np.float32], reset=False, allow_nd=self.maps
+            )
         except ValueError as error:
             raise DataError(f"{name}: cannot predict: {error}") from error
         return X_ND
+
+    def _validation_rows(self, X: Any) -> Rows:
+        if isinstance(X, Rows) and not isinstance(X, ArrayRows):
+            return CheckedRows(X, type(self).__name__)
+        return ArrayRows(self._check_rows(X.X if isinstance(X, ArrayRows) else X))
 
     def state(self) -> HeadState:
         """Everything learned, for saving."""
@@ -292,9 +263,9 @@ class ClassifierHead(ClassifierMixin, Head):  # type: ignore[misc]
     def _training(
         self, X: Any, y: Any, X_val: Any = None, y_val: Any = None, sample_weight: Any = None
     ) -> Training:
-        X_ND, labels = self._check_fit(X, y, numeric=False)
+        rows, labels = self._check_fit(X, y, numeric=False)
         check_classification_targets(labels)
-        X_ND, labels, weight = self._weighted(X_ND, labels, sample_weight)
+        rows, labels, weight = self._weighted(rows, labels, sample_weight)
         classes, codes = np.unique(labels, return_inverse=True)
         if len(classes) < 2:
             raise DataError(
@@ -303,22 +274,17 @@ class ClassifierHead(ClassifierMixin, Head):  # type: ignore[misc]
             )
         self.classes_ = classes
         if X_val is None or y_val is None:
-            return Training(X_ND, codes.astype(np.int64), classes, weight=weight)
-        X_val, y_val = self._check_predict_rows(X_val), np.asarray(y_val)
-        seen = np.isin(y_val, classes)
+            return Training(rows, codes.astype(np.int64), classes, weight=weight)
+        y_val = np.asarray(y_val)
+        seen = np.flatnonzero(np.isin(y_val, classes))
         return Training(
-            X_ND,
+            rows,
             codes.astype(np.int64),
             classes,
-            X_val[seen],
+            self._validation_rows(X_val).take(seen),
             np.searchsorted(classes, y_val[seen]).astype(np.int64),
             weight,
         )
-
-    def _check_predict_rows(self, X: Any) -> np.ndarray:
-        _refuse_maps(X, type(self).__name__)
-        X_ND: np.ndarray = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
-        return X_ND
 
 
 class RegressorHead(RegressorMixin, Head):  # type: ignore[misc]
@@ -336,17 +302,17 @@ class RegressorHead(RegressorMixin, Head):  # type: ignore[misc]
     def _training(
         self, X: Any, y: Any, X_val: Any = None, y_val: Any = None, sample_weight: Any = None
     ) -> Training:
-        X_ND, target = self._check_fit(X, y, numeric=True)
+        rows, target = self._check_fit(X, y, numeric=True)
         values = np.asarray(target, dtype=np.float64)
         if values.ndim != 1:
             raise ShapeError(
                 f"{type(self).__name__}: expected one number a sample, found targets {values.shape}"
             )
-        X_ND, values, weight = self._weighted(X_ND, values, sample_weight)
+        rows, values, weight = self._weighted(rows, values, sample_weight)
         if X_val is None or y_val is None:
-            return Training(X_ND, values, weight=weight)
+            return Training(rows, values, weight=weight)
         y_val = np.asarray(y_val, dtype=np.float64)
-        return Training(X_ND, values, None, self._check_rows(X_val), y_val, weight)
+        return Training(rows, values, None, self._validation_rows(X_val), y_val, weight)
 
 
 def softmax(scores_NK: np.ndarray) -> np.ndarray:

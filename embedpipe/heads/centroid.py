@@ -8,9 +8,10 @@ from typing import Self
 import numpy as np
 
 from embedpipe.errors import ConfigError
-from embedpipe.heads.base import ClassifierHead, Training, grouped, softmax
+from embedpipe.heads.base import ClassifierHead, grouped, softmax
 from embedpipe.heads.linear import Scaling, unit_rows
 from embedpipe.heads.temperature import fit_inverse_temperature
+from embedpipe.heads.training import Training
 
 # N rows, D features, K classes
 

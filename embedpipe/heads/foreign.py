@@ -17,7 +17,8 @@ from sklearn.preprocessing import StandardScaler
 from embedpipe.errors import ConfigError
 from embedpipe.heads import archive
 from embedpipe.heads.allowed import estimator_class
-from embedpipe.heads.base import ClassifierHead, Head, RegressorHead, Training, softmax
+from embedpipe.heads.base import ClassifierHead, Head, RegressorHead, softmax
+from embedpipe.heads.training import Training
 
 # N rows, D features, K classes
 

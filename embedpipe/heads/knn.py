@@ -14,8 +14,9 @@ from typing import Self
 import numpy as np
 
 from embedpipe.errors import ConfigError
-from embedpipe.heads.base import ClassifierHead, Head, RegressorHead, Training, grouped, softmax
+from embedpipe.heads.base import ClassifierHead, Head, RegressorHead, grouped, softmax
 from embedpipe.heads.linear import Scaling, unit_rows
+from embedpipe.heads.training import Training
 
 # N rows, M training rows, D features, K classes
 

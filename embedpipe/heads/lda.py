@@ -10,9 +10,10 @@ from typing import Self
 
 import numpy as np
 
-from embedpipe.heads.base import Training, WeightedHead, grouped
+from embedpipe.heads.base import WeightedHead, grouped
 from embedpipe.heads.gram import Gram, Normal
 from embedpipe.heads.linear import LinearClassifierHead, Scaling
+from embedpipe.heads.training import Training
 
 # N rows, D features, K classes
 

@@ -15,9 +15,10 @@ from typing import Self
 
 import numpy as np
 
-from embedpipe.heads.base import ClassifierHead, Head, RegressorHead, Training, grouped
+from embedpipe.heads.base import ClassifierHead, Head, RegressorHead, grouped
 from embedpipe.heads.linear import Scaling
 from embedpipe.heads.stacked import Fitted, Recipe, train_stack
+from embedpipe.heads.training import Training
 
 # N rows, D features, H hidden units, K outputs
 
@@ -181,7 +182,7 @@ class MlpRegressorHead(_Perceptron, RegressorHead):
     def _fit_many(cls, heads: Sequence[Self], training: Training) -> None:
         mean, std = float(training.y.mean()), float(training.y.std()) or 1.0
         y_val = None if training.y_val is None else (training.y_val - mean) / std
-        scaled = Training(training.X_ND, (training.y - mean) / std, None, training.X_val, y_val)
+        scaled = Training(training.rows, (training.y - mean) / std, None, training.rows_val, y_val)
         cls._fit_stacks(heads, scaled, 1)
         for head in heads:
             head.output_weights_ = head.output_weights_ * std
@@ -195,17 +196,17 @@ def with_validation(training: Training, seed: int) -> Training:
     """`training` with rows to stop on: its own, or one in five held out of training.
 
     For classes the rows are held out within each class, and a class keeps at least one row for training.
-    Where nothing can be held out `X_val` stays None.
+    Where nothing can be held out `rows_val` stays None.
     """
-    if training.X_val is not None and training.y_val is not None and len(training.y_val):
+    if training.rows_val is not None and training.y_val is not None and len(training.y_val):
         return training
     order = np.random.default_rng(seed).permutation(len(training.y))
     groups = np.zeros_like(order) if training.classes is None else training.y[order]
     held = np.concatenate([order[groups == group][HOLDOUT - 1 :: HOLDOUT] for group in np.unique(groups)])
     if not len(held):
-        return Training(training.X_ND, training.y, training.classes)
+        return Training(training.rows, training.y, training.classes)
     out = np.zeros(len(training.y), dtype=bool)
     out[held] = True
-    return Training(
-        training.X_ND[~out], training.y[~out], training.classes, training.X_ND[out], training.y[out]
-    )
+    kept, held = np.flatnonzero(~out), np.flatnonzero(out)
+    rows, y = training.rows, training.y
+    return Training(rows.take(kept), y[kept], training.classes, rows.take(held), y[held])

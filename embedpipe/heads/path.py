@@ -10,9 +10,10 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from embedpipe.heads.base import Training, WeightedHead, grouped
+from embedpipe.heads.base import WeightedHead, grouped
 from embedpipe.heads.linear import LinearClassifierHead, RowSpace, Scaling
 from embedpipe.heads.solver import Loss, minimise
+from embedpipe.heads.training import Training
 
 # G strengths
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from embedpipe.errors import ConfigError
 from embedpipe.heads import options as opt
 from embedpipe.heads.options import HeadOptions, product
+from embedpipe.heads.rows import MEMORY_NBYTES, Rows
 from embedpipe.params import did_you_mean, validate
 
 if TYPE_CHECKING:
@@ -179,14 +180,15 @@ def head_class(family: str, kind: str) -> type[Head]:
 def fit_grid(
     family: str,
     candidates: Sequence[Mapping[str, Any]],
-    X_ND: np.ndarray,
+    X_ND: np.ndarray | Rows,
     y: np.ndarray,
     *,
     kind: str,
     seed: int,
-    X_val: np.ndarray | None = None,
+    X_val: np.ndarray | Rows | None = None,
     y_val: np.ndarray | None = None,
     sample_weight: np.ndarray | None = None,
+    memory_nbytes: int = MEMORY_NBYTES,
 ) -> list[Head]:
     """Fit one head per candidate, sharing the work that candidates have in common.
 
@@ -197,7 +199,7 @@ def fit_grid(
     candidates
         Hyperparameters, as `candidates` lists them.
     X_ND
-        Training features, shape (N, D), float; every row has a target.
+        Training features, shape (N, D), float; every row has a target. `Rows` may lie on disk.
     y
         Codes (or any labels) for ``classes``, floats for ``number``; shape (N,).
     kind
@@ -209,6 +211,8 @@ def fit_grid(
         training rows when they are None. No family learns weights from them.
     sample_weight
         Of each training row, 0 or more, as if it stood there that many times; for families that take them.
+    memory_nbytes
+        `Rows` of at most so many bytes are held in memory; more are read by blocks, by families that stream.
 
     Returns
     -------
@@ -221,7 +225,8 @@ def fit_grid(
     ConfigError
         If the family cannot learn such targets, or takes no sample weights.
     DataError
-        If there is only one class, or a value is NaN or infinite.
+        If there is only one class, a value is NaN or infinite, or the rows are more than memory holds and
+        the family does not stream.
     ShapeError
         If X is not 2-D.
     """
@@ -231,7 +236,16 @@ def fit_grid(
     if kind == "number":  # which has no classes to weigh
         params = [{name: one[name] for name in one if name != "class_weight"} for one in params]
     return list(
-        found.fit_grid(params, X_ND, y, seed=seed, X_val=X_val, y_val=y_val, sample_weight=sample_weight)
+        found.fit_grid(
+            params,
+            X_ND,
+            y,
+            seed=seed,
+            X_val=X_val,
+            y_val=y_val,
+            sample_weight=sample_weight,
+            memory_nbytes=memory_nbytes,
+        )
     )
 
 

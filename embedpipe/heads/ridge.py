@@ -10,10 +10,11 @@ from typing import Any, Self
 
 import numpy as np
 
-from embedpipe.heads.base import Training, WeightedHead, grouped, softmax
+from embedpipe.heads.base import WeightedHead, grouped, softmax
 from embedpipe.heads.linear import LinearClassifierHead, LinearRegressorHead
 from embedpipe.heads.ridge_path import ridge_path
 from embedpipe.heads.temperature import fit_inverse_temperature
+from embedpipe.heads.training import Training
 
 # N rows, D features, K targets
 
