@@ -54,6 +54,10 @@ class Workspace:
         """Targets of the test: apart, so that nothing that trains or selects depends on them."""
         return self.data / "sealed" / f"{task}.parquet"
 
+    def sealed_digest(self, task: str) -> Path:
+        """Digest of the targets of the test: says that they changed, and none of them."""
+        return self.data / "sealed" / f"{task}.digest"
+
     @property
     def source_dir(self) -> Path:
         return self.data / "source"

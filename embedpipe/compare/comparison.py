@@ -15,7 +15,7 @@ from typing import Any
 from embedpipe.compare.curves import confusion, layer_curve, learning_curve, paired
 from embedpipe.compare.headline import headline
 from embedpipe.compare.plots import write_plots
-from embedpipe.compare.test_log import find_record, num_openings, read_log
+from embedpipe.compare.test_log import num_openings, read_log, with_test_figures
 from embedpipe.errors import DataError
 from embedpipe.evaluate.arms import ALL, SHUFFLED, k_code
 from embedpipe.evaluate.evidence import Evidence, TaskFiles, is_baseline, open_evidence
@@ -58,6 +58,7 @@ def compare(
     baselines: Sequence[str] = (),
     seed: int = 0,
     test_log: Path | None = None,
+    targets_digests: Mapping[str, str | None] | None = None,
     sealed: Mapping[str, Path] | None = None,
     progress: Progress = silent,
 ) -> Comparison:
@@ -71,7 +72,9 @@ def compare(
         What `select` returned or wrote.
     test_log
         Log of test openings. A row of the leaderboard shows test figures where the log has them for the
-        very predictions that the row is about.
+        very predictions that the row is about, and for the targets that are sealed now.
+    targets_digests
+        Digest of each task's sealed targets; without one its rows show no figures of the log.
     sealed
         Sealed targets of each task: given only where the user set `compare.test: open`.
 
@@ -92,7 +95,9 @@ def compare(
         test = None
         if sealed is not None:
             test = open_evidence(task, files, seed=seed, split="test", targets=Targets.read(sealed[task]))
-        rows = leaderboard_rows(evidence, chosen, baselines=baselines, records=records, test=test)
+        rows = with_test_figures(
+            leaderboard_rows(evidence, chosen, baselines=baselines, test=test), records, targets_digests or {}
+        )
         board += rows
         about[task] = _task_section(evidence, chosen, baselines, opened=sealed is not None)
         metrics[task] = _metrics_section(rows, chosen)
@@ -102,7 +107,13 @@ def compare(
     if head.get("differences"):
         named = {one["name"].replace(" - ", "_minus_"): one["value"] for one in head["differences"]}
         metrics = {"headline": named, **metrics}
-    comparison = {"headline": head, "tasks": about, "test_openings": num_openings(records), "seed": seed}
+    comparison = {
+        "headline": head,
+        "tasks": about,
+        "test": "sealed" if sealed is None else "open",
+        "test_openings": num_openings(records),
+        "seed": seed,
+    }
     return Comparison(board, metrics, comparison)
 
 
@@ -111,7 +122,6 @@ def leaderboard_rows(
     chosen: Mapping[str, Any],
     *,
     baselines: Sequence[str] = (),
-    records: Sequence[Mapping[str, Any]] = (),
     test: Evidence | None = None,
 ) -> list[dict[str, Any]]:
     """Rows of one task, all labels first, then k_shot ascending, best first."""
@@ -121,11 +131,6 @@ def leaderboard_rows(
         arm, k_shot = row["arm"], k_code(row["k_shot"])
         digest = evidence.predictions.digest(arm, k_shot)
         judged = evidence.judged(arm, k_shot)
-        if test is not None:
-            tested: Any = test.judged(arm, k_shot).intervals()
-        else:
-            record = find_record(records, evidence.task, arm, k_shot, digest)
-            tested = record["test"] if record else None
         rows.append(
             {
                 "task": evidence.task,
@@ -143,7 +148,7 @@ def leaderboard_rows(
                 "note": _note(row, judged.point[evidence.metric]),
                 "predictions_digest": digest,
                 "val": judged.intervals(),
-                "test": tested,
+                "test": None if test is None else test.judged(arm, k_shot).intervals(),
             }
         )
     sign = sign_of(evidence.metric)

@@ -64,21 +64,21 @@ def open_test(
     time = (now or datetime.now(UTC)).astimezone(UTC).isoformat(timespec="milliseconds")
     records = []
     for task, of_task in wanted.items():
-        evidence = open_evidence(
-            task, tasks[task], seed=seed, split="test", targets=Targets.read(sealed[task])
-        )
-        records += [_record(evidence, arm, k, time) for arm, k in of_task]
+        targets = Targets.read(sealed[task])
+        evidence = open_evidence(task, tasks[task], seed=seed, split="test", targets=targets)
+        records += [_record(evidence, targets.digest, arm, k, time) for arm, k in of_task]
     append_log(log, records)
     return records
 
 
-def _record(evidence: Evidence, arm: str, k_shot: int, time: str) -> dict[str, Any]:
+def _record(evidence: Evidence, targets_digest: str, arm: str, k_shot: int, time: str) -> dict[str, Any]:
     return {
         "time": time,
         "task": evidence.task,
         "arm": arm,
         "k_shot": k_label(k_shot),
         "predictions_digest": evidence.predictions.digest(arm, k_shot),
+        "targets_digest": targets_digest,
         "num_samples": len(evidence.sample_ids),
         "test": evidence.judged(arm, k_shot).intervals(),
     }

@@ -36,12 +36,21 @@ def leaderboard_table(
                 Text(f"  {ties} other arms cannot be told from the selected one on validation", style="dim")
             )
         parts.append(Text(""))
-    openings = comparison["test_openings"]
-    if any(row["test"] for row in leaderboard):
-        parts.append(Text(f"The test was opened {openings} time{'s' * (openings != 1)}.", style="dim"))
-    else:
-        parts.append(Text("The test is sealed: `embedpipe test` opens it.", style="dim"))
+    parts.append(Text(_test_state(leaderboard, comparison), style="dim"))
     return Group(*parts)
+
+
+def _test_state(leaderboard: Sequence[Mapping[str, Any]], comparison: Mapping[str, Any]) -> str:
+    """How often the test was read, in one sentence."""
+    if comparison.get("test") == "open":
+        return "The test is open (`compare.test: open`): every comparison reads it."
+    openings = comparison["test_openings"]
+    if not openings:
+        return "The test is sealed: `embedpipe test` opens it."
+    times = f"The test was opened {openings} time{'s' * (openings != 1)}"
+    if any(row["test"] for row in leaderboard):
+        return f"{times}."
+    return f"{times}, but not for these predictions and targets: `embedpipe test` opens it for them."
 
 
 def render(

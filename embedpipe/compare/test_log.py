@@ -1,6 +1,7 @@
 """The log of test openings: appended to, never rewritten, committed with the project.
 
-One JSON object a line: time, task, arm, k_shot, predictions_digest, num_samples, test.
+One JSON object a line: time, task, arm, k_shot, predictions_digest, targets_digest, num_samples, test. A line
+without targets_digest counts as an opening, but its figures are not shown: nobody knows what they are of.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from embedpipe.evaluate.arms import k_code
 
 ABOUT = "about"
 """Key of a line that says what the file is: an empty file would have DVC warn at each run."""
-FIELDS = ("time", "task", "arm", "k_shot", "predictions_digest", "num_samples", "test")
+FIELDS = ("time", "task", "arm", "k_shot", "predictions_digest", "targets_digest", "num_samples", "test")
+OPTIONAL = frozenset({"targets_digest"})
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -37,8 +39,8 @@ def read_log(path: Path) -> list[dict[str, Any]]:
             record = json.loads(line)
             if set(record) == {ABOUT}:
                 continue
-            records.append({name: record[name] for name in FIELDS})
-        except (ValueError, KeyError, TypeError) as error:
+            records.append({name: record.get(name) if name in OPTIONAL else record[name] for name in FIELDS})
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
                 f"{path}: line {number}: expected one JSON object with {', '.join(FIELDS)}, "
                 f"found {line[:60]!r}; mend the line, or restore the file with git"
@@ -63,15 +65,49 @@ def append_log(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
 
 
 def find_record(
-    records: Sequence[Mapping[str, Any]], task: str, arm: str, k_shot: int, digest: str
+    records: Sequence[Mapping[str, Any]], row: Mapping[str, Any], targets_digest: str | None
 ) -> Mapping[str, Any] | None:
-    """The latest record about these very predictions."""
+    """The latest record about the very predictions of a row of the leaderboard and these very targets."""
+    if targets_digest is None:
+        return None
+    names = ("task", "arm", "predictions_digest")
     record: Mapping[str, Any]
     for record in reversed(records):
-        same = (record["task"], record["arm"], record["predictions_digest"]) == (task, arm, digest)
-        if same and k_code(record["k_shot"]) == k_shot:
+        same = all(record[name] == row[name] for name in names)
+        if (
+            same
+            and record["targets_digest"] == targets_digest
+            and k_code(record["k_shot"]) == k_code(row["k_shot"])
+        ):
             return record
     return None
+
+
+def with_test_figures(
+    rows: Sequence[Mapping[str, Any]],
+    records: Sequence[Mapping[str, Any]],
+    targets_digests: Mapping[str, str | None],
+) -> list[dict[str, Any]]:
+    """Rows of the leaderboard with the test figures that the log has for them.
+
+    Parameters
+    ----------
+    targets_digests
+        Digest of each task's sealed targets as they are now; without one its rows stay as they are.
+    """
+    found = []
+    for row in rows:
+        record = find_record(records, row, targets_digests.get(row["task"])) if row["test"] is None else None
+        found.append({**row, "test": record["test"]} if record else dict(row))
+    return found
+
+
+def read_digests(paths: Mapping[str, Path]) -> dict[str, str | None]:
+    """Digest of each task's sealed targets, None where none was written."""
+    return {
+        task: path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else None
+        for task, path in paths.items()
+    }
 
 
 def num_openings(records: Sequence[Mapping[str, Any]]) -> int:

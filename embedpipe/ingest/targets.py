@@ -17,6 +17,7 @@ from typing import Any
 from embedpipe.errors import DataError
 from embedpipe.ingest.labels import read_labels, text_of
 from embedpipe.ingest.task_options import TaskOptions
+from embedpipe.manifest.files import write_bytes
 from embedpipe.manifest.table import Manifest
 from embedpipe.manifest.targets import Targets
 from embedpipe.params import did_you_mean
@@ -61,6 +62,7 @@ def make_targets(
     root: Path,
     open_path: Path,
     sealed_path: Path,
+    digest_path: Path,
 ) -> TargetsSummary:
     """Make the targets of one task.
 
@@ -76,6 +78,9 @@ def make_targets(
         The folder of params.yaml, where a relative path of labels starts.
     open_path, sealed_path : Path
         Get the targets of train, val and excluded samples, and those of the test.
+    digest_path : Path
+        Gets the digest of the sealed targets, by which a comparison knows a test figure that was computed
+        from others, and need not open them.
 
     Raises
     ------
@@ -121,7 +126,9 @@ def make_targets(
         task, options.kind, classes, sample_ids=sample_ids, splits=splits, labels=labels
     )
     targets.where(split=_OPEN_SPLITS).write(open_path)
-    targets.where(split="test").write(sealed_path)
+    sealed = targets.where(split="test")
+    sealed.write(sealed_path)
+    write_bytes(digest_path, f"{sealed.digest}\n".encode())
     return TargetsSummary(task, options.kind, classes, num, notes)
 
 

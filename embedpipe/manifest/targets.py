@@ -6,6 +6,7 @@ test step reads. Both list the same classes.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -91,6 +92,17 @@ class Targets:
         assert self.kind == "number", self.kind
         values: npt.NDArray[np.float64] = self.table["label"].fill_null(np.nan).to_numpy().astype(np.float64)
         return values
+
+    @property
+    def digest(self) -> str:
+        """blake2b-128 over kind, ids and labels of the labelled samples, 32 hex digits."""
+        state = hashlib.blake2b(self.kind.encode() + b"\0", digest_size=16)
+        ids, labels = self.table["sample_id"].to_pylist(), self.table["label"].to_pylist()
+        for sample_id, label in zip(ids, labels, strict=True):
+            if label is not None:
+                text = label if isinstance(label, str) else float(label).hex()
+                state.update(f"{len(sample_id)} {len(text)} {sample_id}{text}\0".encode())
+        return state.hexdigest()
 
     def where(self, *, split: str | Sequence[str]) -> Self:
         """The targets of one split, or of several; `classes` stay."""

@@ -102,9 +102,9 @@ def build_page(
         role_words=ROLE_WORDS,
         other_metrics=[get_metric(name) for name in names],
         data=script_json({**pack(rows, metrics), "show": options.rows}),
-        any_test=any(isinstance(row.get("test"), Mapping) for row in rows),
         cards=[read_card(str(name), card) for name, card in cards.items()],
         openings=int(openings),
+        test_open=comparison.get("test") == "open",
         seed=DASH if comparison.get("seed") is None else str(comparison["seed"]),
     )
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import shutil
+from collections.abc import Iterable
 
 from rich.console import Console
 
 from embedpipe.compare.comparison import Comparison, compare
 from embedpipe.compare.table import leaderboard_table
+from embedpipe.compare.test_log import num_openings, read_digests, read_log, with_test_figures
+from embedpipe.evaluate.files import read_json
 from embedpipe.evaluate.options import Baselines, CompareOptions
 from embedpipe.steps.files import read_selection, task_files
 from embedpipe.steps.sections import Sections
@@ -29,6 +31,7 @@ def compare_arms(workspace: Workspace) -> Comparison:
             baselines=sections.value("baselines", Baselines),
             seed=sections.seed(),
             test_log=workspace.test_log,
+            targets_digests=_digests(workspace, tasks),
             sealed=sealed,
             progress=progress,
         )
@@ -44,8 +47,15 @@ def compare_arms(workspace: Workspace) -> Comparison:
 
 def print_leaderboard(workspace: Workspace) -> None:
     """Print what the last comparison found."""
-    leaderboard = json.loads(workspace.leaderboard.read_text(encoding="utf-8"))
-    comparison = json.loads(workspace.comparison.read_text(encoding="utf-8"))
+    leaderboard = read_json(workspace.leaderboard, "run `embedpipe compare`")
+    comparison = read_json(workspace.comparison, "run `embedpipe compare`")
+    records = read_log(workspace.test_log)  # may have grown since
+    leaderboard = with_test_figures(leaderboard, records, _digests(workspace, comparison["tasks"]))
+    comparison["test_openings"] = num_openings(records)
     # without a terminal rich would assume 80 columns and fold the arms
     width = max(shutil.get_terminal_size((120, 0)).columns, 80)
     Console(width=width, highlight=False).print(leaderboard_table(leaderboard, comparison))
+
+
+def _digests(workspace: Workspace, tasks: Iterable[str]) -> dict[str, str | None]:
+    return read_digests({task: workspace.sealed_digest(task) for task in tasks})

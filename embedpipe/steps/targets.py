@@ -21,6 +21,7 @@ def make_task_targets(workspace: Workspace, task: str) -> TargetsSummary:
         root=workspace.root,
         open_path=workspace.open_targets(task),
         sealed_path=workspace.sealed_targets(task),
+        digest_path=workspace.sealed_digest(task),
     )
     what = f"{len(summary.classes)} classes" if summary.kind == "classes" else "a number"
     say(f"{task}: {what}; " + ", ".join(f"{split} {num:,}" for split, num in summary.num.items()))

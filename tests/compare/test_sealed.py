@@ -3,16 +3,23 @@
 import json
 from datetime import UTC, datetime
 
+import numpy as np
 import pytest
 
 from embedpipe.compare.comparison import compare
 from embedpipe.compare.sealed import open_test
-from embedpipe.compare.test_log import append_log, read_log
+from embedpipe.compare.table import render
+from embedpipe.compare.test_log import append_log, read_log, with_test_figures
 from embedpipe.errors import ConfigError, DataError
+from embedpipe.manifest.targets import Targets
 from embedpipe.select.selection import select
 
 BASELINES = ["majority", "shuffled_labels", "random_weights", "pixels"]
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
+
+
+def digests(results):
+    return {"colour": Targets.read(results.sealed).digest}
 
 
 @pytest.fixture
@@ -64,7 +71,7 @@ def test_an_unknown_arm_names_the_nearest_and_opens_nothing(opened):
 def test_the_leaderboard_shows_what_the_log_has_for_these_predictions(results, opened):
     files, selection, log, open_it = opened
     records = open_it()
-    found = compare(files, selection, baselines=BASELINES, test_log=log)
+    found = compare(files, selection, baselines=BASELINES, test_log=log, targets_digests=digests(results))
     tested = {(row["arm"], row["k_shot"]): row["test"] for row in found.leaderboard if row["test"]}
     assert tested == {(one["arm"], one["k_shot"]): one["test"] for one in records}
     assert found.comparison["test_openings"] == 1
@@ -75,9 +82,41 @@ def test_a_figure_of_other_predictions_is_not_shown(results, opened):
     open_it()
     results.arms[0].scores[:] = results.scores_of(0.92)
     files = {"colour": results.write()}
-    found = compare(files, select(files, baselines=BASELINES), baselines=BASELINES, test_log=log)
+    selection = select(files, baselines=BASELINES)
+    found = compare(files, selection, baselines=BASELINES, test_log=log, targets_digests=digests(results))
     assert {row["arm"] for row in found.leaderboard if row["test"]} == {"selected@net"}
     assert found.comparison["test_openings"] == 1  # opened it was, all the same
+
+
+def test_a_figure_of_other_test_labels_is_not_shown(results, opened):
+    files, selection, log, open_it = opened
+    open_it()
+    test = np.flatnonzero(results.splits == "test")[0]
+    results.codes[test] = (results.codes[test] + 1) % 3  # as when a wrong label is put right
+    results.write()
+    found = compare(files, selection, test_log=log, targets_digests=digests(results))
+    assert all(row["test"] is None for row in found.leaderboard)
+    assert found.comparison["test_openings"] == 1
+    assert "opened 1 time, but not for these predictions and targets" in render(
+        found.leaderboard, found.comparison
+    )
+
+
+def test_a_record_of_unknown_targets_is_counted_and_not_shown(results, opened):
+    files, selection, log, open_it = opened
+    records = [{**one, "time": "earlier"} for one in open_it()]
+    log.write_text("".join(json.dumps(one) + "\n" for one in records).replace('"targets_digest"', '"was"'))
+    found = compare(files, selection, test_log=log, targets_digests=digests(results))
+    assert all(row["test"] is None for row in found.leaderboard)
+    assert found.comparison["test_openings"] == 1
+
+
+def test_figures_of_an_opening_after_the_comparison_can_be_filled_in(results, opened):
+    files, selection, log, open_it = opened
+    board = compare(files, selection, targets_digests=digests(results)).leaderboard
+    records = open_it()
+    filled = with_test_figures(board, read_log(log), digests(results))
+    assert {row["arm"] for row in filled if row["test"]} == {one["arm"] for one in records}
 
 
 def test_openings_are_counted_by_their_time(opened):
@@ -100,6 +139,8 @@ def test_an_open_comparison_fills_every_row_and_says_so(results, opened):
     found = compare(files, selection, sealed={"colour": results.sealed})
     assert all(row["test"] is not None for row in found.leaderboard)
     assert any("the test is open" in note for note in found.comparison["tasks"]["colour"]["notes"])
+    said = render(found.leaderboard, found.comparison).splitlines()[-1]
+    assert said == "The test is open (`compare.test: open`): every comparison reads it."
 
 
 def test_a_stale_selection_keeps_the_test_sealed(results, opened):
@@ -114,6 +155,7 @@ def test_a_stale_selection_keeps_the_test_sealed(results, opened):
 def test_a_line_that_was_cut_off_is_named_and_swallows_no_other(tmp_path):
     log = tmp_path / "test_log.jsonl"
     record = {"time": "t", "task": "a", "arm": "b", "k_shot": "all", "predictions_digest": "d"}
+    record["targets_digest"] = "e"
     log.write_text('{"time": "t", "ta')
     append_log(log, [{**record, "num_samples": 1, "test": {}}])
     assert json.loads(log.read_text().splitlines()[1])["arm"] == "b"

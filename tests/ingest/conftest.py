@@ -48,6 +48,7 @@ class Project:
             root=self.root,
             open_path=self.targets_dir / "open.parquet",
             sealed_path=self.targets_dir / "sealed.parquet",
+            digest_path=self.targets_dir / "sealed.digest",
         )
 
     @property

@@ -42,6 +42,7 @@ def test_the_test_is_sealed_and_classes_agree(photos: Any, folder: dict[str, Any
     assert set(sealed.splits) == {"test"}
     assert set(opened.splits) == {"train", "val"}
     assert opened.classes == sealed.classes == ("cat", "dog")
+    assert (photos.targets_dir / "sealed.digest").read_text() == f"{sealed.digest}\n"
     assert len(opened) + len(sealed) == 60
     for targets in (opened, sealed):
         classes = [targets.classes[code] for code in targets.codes()]

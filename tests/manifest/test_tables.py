@@ -126,6 +126,16 @@ def test_values_are_float64_and_missing_is_nan() -> None:
     np.testing.assert_array_equal(make_targets("number").values(), [0.0, -2.0, np.nan, 1.5])
 
 
+def test_a_digest_of_targets_is_of_ids_and_labels_alone() -> None:
+    def digest(labels: list[str | None], ids: str = "abc", split: str = "test") -> str:
+        rows = {"sample_ids": list(ids), "splits": [split] * 3, "labels": labels}
+        return Targets.from_rows("t", "classes", ["x", "y"], **rows).digest
+
+    same = digest(["x", "y", "x"])
+    assert digest(["x", "y", "x"], split="val") == same
+    assert len({same, digest(["x", "x", "x"]), digest(["x", "y", None]), digest(["x", "y", "x"], "abd")}) == 4
+
+
 def test_open_and_sealed_targets_keep_the_same_classes(tmp_path: Path) -> None:
     targets = make_targets()
     targets.where(split="test").write(tmp_path / "sealed.parquet")

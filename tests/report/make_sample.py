@@ -98,7 +98,13 @@ def make_sample(
             {"role": "pixels", "backbone": "pixels", **interval(rng, pixels, 0.028)},
         ],
     }
-    comparison = {"headline": headline, "tasks": tasks, "test_openings": int(opened), "seed": seed}
+    comparison = {
+        "headline": headline,
+        "tasks": tasks,
+        "test": "sealed",
+        "test_openings": int(opened),
+        "seed": seed,
+    }
     return comparison, leaderboard, {name: make_card(name) for name in BACKBONES}
 
 

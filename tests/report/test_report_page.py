@@ -243,6 +243,13 @@ def test_opened_test_shows_its_figures_and_how_often_it_was_read(make_sample, re
     assert opened and all(row[5] & 1 for row in opened)
 
 
+def test_a_test_that_every_comparison_reads_is_said_to_be_open(make_sample, render):
+    comparison, leaderboard, cards = make_sample(opened=True)
+    page = render({**comparison, "test": "open", "test_openings": 0}, leaderboard, cards)
+    assert "every comparison reads it, so its figures are no better kept" in page.text
+    assert "0 times" not in page.text
+
+
 def test_selected_and_baseline_arms_are_marked(make_sample, render):
     comparison, leaderboard, cards = make_sample()
     page = render(comparison, leaderboard, cards)
