@@ -1,7 +1,8 @@
-"""The journal of one block: features as they are computed, on disk before the block is whole.
+"""The journal of one block: features as they are computed, on disk every few seconds before the block is whole.
 
-A record is a length, a JSON header, raw bytes and a checksum. The first record says which block of which plan
-the journal belongs to and holds the block's keys. A torn tail, left by a kill, is cut off.
+What was not yet written is held in memory: a block that is whole before the first few seconds are over is never
+written twice. A record is a length, a JSON header, raw bytes and a checksum. The first record says which block of
+which plan the journal belongs to and holds the block's keys. A torn tail, left by a kill, is cut off.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 import struct
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -25,6 +26,8 @@ from embedpipe.store.disk import sync_folder, telling_full, write_all
 from embedpipe.store.plan import Block
 
 FORMAT = 1
+HELD_NBYTES = 256 << 20
+"""Bytes of features held in memory at most: a block of one tap is a shard of 64 MB."""
 SUFFIX = ".journal"
 _PREFIX = struct.Struct("<4sIQ")  # magic, bytes of header, bytes of payload
 _CHECKSUM = struct.Struct("<I")
@@ -58,24 +61,24 @@ class Binding:
 
 @dataclass(frozen=True)
 class Spooled:
-    """One micro-batch in the journal.
+    """One micro-batch of a journal.
 
     Attributes
     ----------
     rows : int64 array, shape (n,)
     holes : dict of row -> reason
         Rows that were tried and failed; not in `rows`.
-    offsets : dict of tap name -> int
-        Where the tap's [n, ...] values lie in the file.
+    places : dict of tap name -> int or array [n, ...]
+        Where the tap's values lie in the file; or, until they are written there, the values.
     """
 
     rows: npt.NDArray[np.int64]
     holes: dict[int, str]
-    offsets: dict[str, int]
+    places: Mapping[str, int | npt.NDArray[Any]]
 
 
 class Journal:
-    """Append micro-batches to a file, fsynced every few seconds; read them back.
+    """Hold micro-batches and append them to a file, fsynced, every few seconds; read them back.
 
     Parameters
     ----------
@@ -83,12 +86,17 @@ class Journal:
         Seconds of work that a kill may cost at most.
     clock
         Monotonic seconds.
+
+    Attributes
+    ----------
+    records : list of Spooled
     """
 
     def __init__(
         self,
         path: Path,
         binding: Binding,
+        keys: npt.NDArray[np.uint8],
         *,
         sync_every_s: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
@@ -96,26 +104,14 @@ class Journal:
         self.path = path
         self.binding = binding
         self.records: list[Spooled] = []
+        self._keys = keys
         self._sync_every_s = sync_every_s
         self._clock = clock
         self._synced_at = clock()
+        self._num_written = 0  # of the records
+        self._held_nbytes = 0
         self._end = 0
         self._fd = -1
-
-    @classmethod
-    def create(cls, path: Path, binding: Binding, keys: npt.NDArray[np.uint8], **options: Any) -> Self:
-        """Start an empty journal, replacing what is at `path`."""
-        journal = cls(path, binding, **options)
-        with telling_full(path):
-            journal._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
-        try:
-            journal._write(binding.to_dict(), [np.ascontiguousarray(keys)])
-            journal.sync()
-            sync_folder(path.parent)
-        except BaseException:
-            os.close(journal._fd)
-            raise
-        return journal
 
     @classmethod
     def resume(cls, path: Path, binding: Binding, **options: Any) -> Self | None:
@@ -123,8 +119,9 @@ class Journal:
         found = read_journal(path)
         if found is None or found.binding != binding:
             return None
-        journal = cls(path, binding, **options)
+        journal = cls(path, binding, found.keys, **options)
         journal.records, journal._end = found.records, found.end
+        journal._num_written = len(found.records)
         journal._fd = os.open(path, os.O_RDWR)
         os.ftruncate(journal._fd, found.end)
         os.lseek(journal._fd, found.end, os.SEEK_SET)
@@ -133,26 +130,32 @@ class Journal:
     def append(
         self, rows: npt.NDArray[np.int64], values: dict[str, npt.NDArray[Any]], holes: dict[int, str]
     ) -> None:
-        """Spool one micro-batch: `values` are [n, ...] in storage dtype, C-contiguous."""
-        header = {
-            "rows": rows.tolist(),
-            "holes": {str(row): reason for row, reason in holes.items()},
-            "taps": [[name, value.nbytes] for name, value in values.items()],
-        }
-        start = self._write(header, list(values.values()))
-        offsets = {}
-        for name, value in values.items():
-            offsets[name] = start
-            start += value.nbytes
-        self.records.append(Spooled(rows, holes, offsets))
-        if self._clock() - self._synced_at >= self._sync_every_s:
+        """Take one micro-batch: `values` are [n, ...] in storage dtype, C-contiguous, and not changed after."""
+        self.records.append(Spooled(rows, holes, values))
+        self._held_nbytes += sum(value.nbytes for value in values.values())
+        if self._clock() - self._synced_at >= self._sync_every_s or self._held_nbytes >= HELD_NBYTES:
             self.sync()
 
     def sync(self) -> None:
         """What was appended survives a kill of the machine after this."""
-        with telling_full(self.path):
-            os.fsync(self._fd)
+        if self._num_written < len(self.records):
+            is_new = self._fd < 0
+            if is_new:
+                self._create()
+            for i in range(self._num_written, len(self.records)):
+                self.records[i] = self._written(self.records[i])
+                self._num_written = i + 1
+            self._held_nbytes = 0
+            with telling_full(self.path):
+                os.fsync(self._fd)
+            if is_new:
+                sync_folder(self.path.parent)
         self._synced_at = self._clock()
+
+    @property
+    def is_on_disk(self) -> bool:
+        """Whether anything was written yet."""
+        return self._fd >= 0
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -162,6 +165,32 @@ class Journal:
     def values(self, name: str) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[Any]]]:
         """(rows, values [n, ...]) of one tap, record by record."""
         return _values(self.path, self.records, name, self.binding.taps[name])
+
+    def _create(self) -> None:
+        """Start the file, replacing what is there."""
+        with telling_full(self.path):
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
+        self._fd, self._end = fd, 0
+        try:
+            self._write(self.binding.to_dict(), [np.ascontiguousarray(self._keys)])
+        except BaseException:
+            self.close()
+            raise
+
+    def _written(self, record: Spooled) -> Spooled:
+        """Append a held record; gives it with the places of its values in the file."""
+        values = {name: value for name, value in record.places.items() if not isinstance(value, int)}
+        header = {
+            "rows": record.rows.tolist(),
+            "holes": {str(row): reason for row, reason in record.holes.items()},
+            "taps": [[name, value.nbytes] for name, value in values.items()],
+        }
+        start = self._write(header, list(values.values()))
+        places = {}
+        for name, value in values.items():
+            places[name] = start
+            start += value.nbytes
+        return Spooled(record.rows, record.holes, places)
 
     def _write(self, header: dict[str, Any], payload: list[npt.NDArray[Any]]) -> int:
         """Append one record; returns where its payload starts. A failed write leaves no torn record."""
@@ -238,7 +267,7 @@ def reuse(path: Path, journal: Journal, block: Block, keys: npt.NDArray[np.uint8
             holes = {int(new_rows[r - found.binding.start]): reason for r, reason in record.holes.items()}
             if not np.array_equal(np.sort([*rows.tolist(), *holes]), expected) or not len(expected):
                 continue
-            if len(rows) and not all(name in record.offsets for name in segment.taps):
+            if len(rows) and not all(name in record.places for name in segment.taps):
                 continue
             values = {name: found.read(record, name) for name in segment.taps if len(rows)}
             journal.append(rows, values, holes)
@@ -271,12 +300,12 @@ def read_journal(path: Path) -> FoundJournal | None:
         if found is None:
             return FoundJournal(path, bound, keys, records, end)
         header, offset = found
-        offsets = {}
+        places = {}
         for name, nbytes in header["taps"]:
-            offsets[name] = offset
+            places[name] = offset
             offset += nbytes
         rows = np.array(header["rows"], np.int64)
-        records.append(Spooled(rows, {int(row): why for row, why in header["holes"].items()}, offsets))
+        records.append(Spooled(rows, {int(row): why for row, why in header["holes"].items()}, places))
         end = next_end
 
 
@@ -300,10 +329,15 @@ def _values(
     path: Path, records: list[Spooled], name: str, layout: list[Any]
 ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[Any]]]:
     dtype, row_shape = np.dtype(layout[0]), tuple(layout[1:])
-    data = np.memmap(path, np.uint8, mode="r")
     row_nbytes = int(np.prod(row_shape, dtype=np.int64)) * dtype.itemsize
+    data = None
     for record in records:
-        if name in record.offsets and len(record.rows):
-            start = record.offsets[name]
-            raw = data[start : start + len(record.rows) * row_nbytes]
-            yield record.rows, np.frombuffer(raw, dtype).reshape(len(record.rows), *row_shape)
+        place = record.places.get(name)
+        if place is None or not len(record.rows):
+            continue
+        if isinstance(place, np.ndarray):
+            yield record.rows, place
+            continue
+        data = np.memmap(path, np.uint8, mode="r") if data is None else data
+        raw = data[place : place + len(record.rows) * row_nbytes]
+        yield record.rows, np.frombuffer(raw, dtype).reshape(len(record.rows), *row_shape)

@@ -74,7 +74,7 @@ class Committed:
 class BlockWriter:
     """Context manager that fills one block of a plan. Made by `Group.writer`.
 
-    Leaving it without `commit` keeps the journal: the same plan resumes there.
+    Leaving it without `commit` keeps what was appended in the journal: the same plan resumes there.
 
     Attributes
     ----------
@@ -97,7 +97,7 @@ class BlockWriter:
         self._group = group
         self._plan = plan
         self._batch = batch
-        self._options = {"sync_every_s": sync_every_s, "clock": clock}
+        self._options: dict[str, Any] = {"sync_every_s": sync_every_s, "clock": clock}
         self._taps = {tap.name: tap for tap in plan.taps}
         self._segment_of = np.full(block.stop - block.start, -1, np.int64)
         for i, segment in enumerate(block.segments):
@@ -186,6 +186,8 @@ class BlockWriter:
             if values[name].shape != expected:
                 raise ShapeError(f"tap {name}: expected shape {expected}, found {values[name].shape}")
             stored[name] = to_storage(values[name], self._taps[name].dtype, name, names)
+            if np.may_share_memory(stored[name], values[name]):  # the caller may fill its buffer again
+                stored[name] = stored[name].copy()
         self._journal.append(rows, stored, failed)
         self._mark(rows, failed)
 
@@ -213,11 +215,11 @@ class BlockWriter:
         try:
             entry = self._write(transaction, state, journal)
             if transaction.files or state.after([entry]).taps != state.taps:
-                transaction.commit(entry, remove=journal.path)
+                transaction.commit(entry, remove=journal.path if journal.is_on_disk else None)
                 self._group.committed(entry)
             else:  # rows that failed before failed again
                 transaction.abandon()
-                journal.path.unlink()
+                journal.path.unlink(missing_ok=True)
         except BaseException as error:
             self._group.interrupted()
             if isinstance(error, Exception):
@@ -257,7 +259,7 @@ class BlockWriter:
         journal = Journal.resume(path, binding, **self._options)
         others = [other for other in sorted(folder.glob(f"*{SUFFIX}")) if other != path]
         if journal is None:
-            journal = Journal.create(path, binding, keys, **self._options)
+            journal = Journal(path, binding, keys, **self._options)
             for other in others:
                 self.num_reused += reuse(other, journal, self.block, keys)
             journal.sync()
@@ -292,10 +294,10 @@ class BlockWriter:
         taps_of = [len(segment.taps) for segment in self.block.segments]
         return Committed(
             num_rows=entry.num_rows,
-            num_features=sum(
-                taps_of[int(self._segment_of[row - self.block.start])]
+            num_features=sum(  # a record is of one segment
+                taps_of[int(self._segment_of[record.rows[0] - self.block.start])] * len(record.rows)
                 for record in journal.records
-                for row in record.rows.tolist()
+                if len(record.rows)
             ),
             num_failed=sum(len(record.holes) for record in journal.records),
             nbytes=sum(record.nbytes for record in entry.files.values()),

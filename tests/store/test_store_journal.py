@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -25,14 +26,19 @@ def values(seed: int, n: int) -> dict[str, np.ndarray]:
 
 def filled(path: Path) -> list[int]:
     """Two records; where the file ended after the head and after each."""
-    journal = Journal.create(path, BINDING, KEYS)
-    ends = [path.stat().st_size]
+    journal = Journal(path, BINDING, KEYS, sync_every_s=0.0)
     journal.append(np.array([8, 9]), values(0, 2), {})
-    ends.append(path.stat().st_size)
+    ends = [_end_of_record(path.read_bytes()), path.stat().st_size]
     journal.append(np.array([11]), values(1, 1), {10: "unreadable: cut short"})
     ends.append(path.stat().st_size)
     journal.close()
     return ends
+
+
+def _end_of_record(data: bytes) -> int:
+    """Where the first record ends: a prefix with the lengths of what follows, and a checksum."""
+    _, head_nbytes, payload_nbytes = struct.unpack("<4sIQ", data[:16])
+    return 16 + int(head_nbytes) + int(payload_nbytes) + 4
 
 
 def test_a_journal_cut_anywhere_gives_its_whole_records(tmp_path: Path) -> None:
@@ -74,6 +80,7 @@ def test_resuming_cuts_the_torn_tail_and_goes_on(tmp_path: Path) -> None:
     journal = Journal.resume(path, BINDING)
     assert journal is not None
     journal.append(np.array([10]), values(2, 1), {})
+    journal.sync()
     journal.close()
     found = read_journal(path)
     assert found is not None
@@ -92,10 +99,38 @@ def test_the_disk_is_asked_to_sync_every_few_seconds_only(
 ) -> None:
     synced = []
     now = [0.0]
-    journal = Journal.create(tmp_path / "b.journal", BINDING, KEYS, sync_every_s=5.0, clock=lambda: now[0])
+    journal = Journal(tmp_path / "b.journal", BINDING, KEYS, sync_every_s=5.0, clock=lambda: now[0])
     monkeypatch.setattr(os, "fsync", lambda fd: synced.append(now[0]))
     for second in range(13):
         now[0] = float(second)
         journal.append(np.array([8]), values(0, 1), {})
+        assert journal.is_on_disk == (second >= 5)
     journal.close()
-    assert synced == [5.0, 10.0]
+    assert sorted(set(synced)) == [5.0, 10.0]
+    found = read_journal(tmp_path / "b.journal")
+    assert found is not None and len(found.records) == 11
+
+
+def test_what_is_held_and_what_is_on_disk_read_the_same(tmp_path: Path) -> None:
+    now = [0.0]
+    journal = Journal(tmp_path / "b.journal", BINDING, KEYS, sync_every_s=5.0, clock=lambda: now[0])
+    journal.append(np.array([8, 9]), values(0, 2), {})
+    now[0] = 6.0
+    journal.append(np.array([10]), values(1, 1), {})
+    journal.append(np.array([11]), values(2, 1), {})
+    for name in TAPS:
+        found = [(rows.tolist(), array.copy()) for rows, array in journal.values(name)]
+        assert [rows for rows, _ in found] == [[8, 9], [10], [11]]
+        for i, (rows, array) in enumerate(found):
+            np.testing.assert_array_equal(array, values(i, len(rows))[name])
+    journal.close()
+
+
+def test_too_much_to_hold_is_written_before_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("embedpipe.store.journal.HELD_NBYTES", 60)
+    journal = Journal(tmp_path / "b.journal", BINDING, KEYS, clock=lambda: 0.0)
+    journal.append(np.array([8, 9]), values(0, 2), {})
+    assert not journal.is_on_disk
+    journal.append(np.array([10, 11]), values(1, 2), {})
+    assert journal.is_on_disk
+    journal.close()
