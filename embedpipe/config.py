@@ -107,14 +107,30 @@ def _cross_problems(params: Params, where: str) -> list[str]:
                 f"{section}: {', '.join(sections[section]) or '(none)'}"
             )
 
+    def of_domain(place: str, name: str, domain: str, why: str) -> None:
+        dataset = params.datasets.get(name)
+        if dataset is not None and dataset.domain != domain:
+            found.append(
+                f"{where}: {place}: expected a data set of domain {domain}, found {name!r} of domain "
+                f"{dataset.domain}: {why}"
+            )
+
     for name, task in params.tasks.items():
         known(f"tasks.{name}.on", task.on, "datasets")
+        of_domain(f"tasks.{name}.on", task.on, "target", "no backbone embeds the source domain")
         for head in task.heads or ():
             known(f"tasks.{name}.heads", head, "heads")
         for backbone in task.backbones or ():
             known(f"tasks.{name}.backbones", backbone, "backbones")
     for name, model in params.source.items():
         known(f"source.{name}.on", model.on, "datasets")
+        of_domain(
+            f"source.{name}.on",
+            model.on,
+            "source",
+            f"a model trained on it has seen what heads are judged on; train it on other data, or set "
+            f"datasets.{model.on}.domain: source",
+        )
     for name, options in params.backbones.items():
         if options.source_model is not None:
             known(f"backbones.{name}.weights", options.source_model, "source")

@@ -81,6 +81,11 @@ def train_source(
         is needed is empty.
     """
     where = f"source model on {options.on!r}"
+    if set(manifest.domains) - {"source"}:
+        raise DataError(
+            f"{where}: expected a data set of domain source, found samples of domain target, which heads are "
+            f"judged on; train it on other data, or set datasets.{options.on}.domain: source"
+        )
     if manifest.modality != "image":
         raise DataError(f"{where}: expected a data set of images, found {manifest.modality}")
     names = _labels_of(manifest, labels, options.labels, where)

@@ -60,6 +60,7 @@ def compare(
     test_log: Path | None = None,
     targets_digests: Mapping[str, str | None] | None = None,
     sealed: Mapping[str, Path] | None = None,
+    notes: Mapping[str, Sequence[str]] | None = None,
     progress: Progress = silent,
 ) -> Comparison:
     """Compare all arms on validation, and on the test where it was opened.
@@ -77,6 +78,8 @@ def compare(
         Digest of each task's sealed targets; without one its rows show no figures of the log.
     sealed
         Sealed targets of each task: given only where the user set `compare.test: open`.
+    notes
+        What else is to be said of a task.
 
     Raises
     ------
@@ -100,6 +103,7 @@ def compare(
         )
         board += rows
         about[task] = _task_section(evidence, chosen, baselines, opened=sealed is not None)
+        about[task]["notes"] += (notes or {}).get(task, ())
         metrics[task] = _metrics_section(rows, chosen)
         progress(done + 1, len(tasks), "tasks")
     chosen_tasks = {task: selection["tasks"][task] for task in tasks}

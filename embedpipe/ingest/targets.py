@@ -89,6 +89,11 @@ def make_targets(
         cannot be learnt from: one class only, no labels in train or in val.
     """
     where = f"tasks.{task}"
+    if set(manifest.domains) - {"target"}:
+        raise DataError(
+            f"{where}.on: expected a data set of domain target, found {options.on!r} of domain source, which no "
+            "backbone embeds"
+        )
     own = read_labels(labels_path)
     known_ids = set(own["sample_id"].to_pylist())
     notes: list[str] = []

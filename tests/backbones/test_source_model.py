@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -55,6 +56,17 @@ def options(**changes):
 def trained(manifest, labels, tmp_path_factory):
     out = tmp_path_factory.mktemp("source") / "S"
     return out, train_source(options(), manifest, labels, Shapes(), out)
+
+
+def test_a_model_of_the_target_domain_is_refused(manifest, labels, tmp_path):
+    domain = manifest.table.schema.get_field_index("domain")
+    target = replace(
+        manifest, table=manifest.table.set_column(domain, "domain", pa.array(["target"] * len(manifest)))
+    )
+    with pytest.raises(
+        DataError, match="expected a data set of domain source, found samples of domain target"
+    ):
+        train_source(options(), target, labels, Shapes(), tmp_path)
 
 
 def test_two_runs_write_the_same_bytes(trained, manifest, labels, tmp_path):

@@ -51,6 +51,14 @@ def test_the_test_is_sealed_and_classes_agree(photos: Any, folder: dict[str, Any
     assert summary.num["missing"] == 0
 
 
+def test_a_task_on_the_source_domain_is_refused(photos: Any, folder: dict[str, Any]) -> None:
+    photos.ingest({**folder, "domain": "source"})
+    with pytest.raises(
+        DataError, match="expected a data set of domain target, found 'photos' of domain source"
+    ):
+        photos.targets(labels="label")
+
+
 def test_outputs_are_the_same_bytes_again(photos: Any, folder: dict[str, Any]) -> None:
     photos.ingest(folder)
     photos.targets(labels="label")
