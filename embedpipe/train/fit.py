@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from sklearn.model_selection import StratifiedGroupKFold
 
 from embedpipe.errors import DataError, EmbedpipeError
 from embedpipe.evaluate.metrics import metric_of, point_metrics, sign_of
@@ -176,12 +177,17 @@ def best_of(metrics: Sequence[Mapping[str, float | None]], metric: str) -> int |
     return min(finite, key=rank) if finite else None
 
 
-def folds_of(codes: npt.NDArray[np.int64], k_shot: int) -> list[Index]:
+def folds_of(
+    codes: npt.NDArray[np.int64], k_shot: int, groups: Sequence[str] | npt.NDArray[np.str_] | None = None
+) -> list[Index]:
     """Stratified folds of k labels a class: positions held out in each; none where k is 1.
 
-    As many folds as labels a class, at most five; three above ten labels a class.
+    As many folds as labels a class, at most five; three above ten labels a class. Samples of one group are held
+    out together; with fewer groups a class there are fewer folds, none where a class has one group alone.
     """
     num_folds = FEWER_FOLDS if k_shot > 10 else min(k_shot, MOST_FOLDS)
+    if groups is not None and len(set(groups)) < len(codes):
+        return _group_folds(codes, np.asarray(groups), num_folds)
     if num_folds < 2:
         return []
     place = np.zeros(len(codes), np.int64)
@@ -191,13 +197,24 @@ def folds_of(codes: npt.NDArray[np.int64], k_shot: int) -> list[Index]:
     return [np.flatnonzero(place == fold) for fold in range(num_folds)]
 
 
+def _group_folds(codes: npt.NDArray[np.int64], groups: npt.NDArray[np.str_], num_folds: int) -> list[Index]:
+    """The most folds, up to `num_folds`, that split no group and leave every class something to learn from."""
+    num_groups = min(len(np.unique(groups[codes == code])) for code in np.unique(codes))
+    for num in range(min(num_folds, num_groups), 1, -1):
+        split = StratifiedGroupKFold(num).split(np.zeros(len(codes)), codes, groups)
+        folds = [held for _, held in split if len(held)]
+        if all(set(codes) == set(np.delete(codes, held)) for held in folds):
+            return folds
+    return []
+
+
 def _inner_metrics(
     unit: Unit, X_nD: Float, samples: TaskSamples, labelled: Index, seed: int
 ) -> list[dict[str, float | None]]:
     """Metrics of each candidate on held-out folds, pooled over the folds."""
     codes = samples.truth[labelled]
     k_shot = int(np.bincount(codes).max())
-    folds = folds_of(codes, k_shot)
+    folds = folds_of(codes, k_shot, samples.groups[labelled])
     if not folds:
         return []
     pooled = np.zeros((len(unit.few_shot), len(labelled), _width(samples)), np.float32)

@@ -45,6 +45,7 @@ class Keys:
             "seed": seed,
         }
         self._ids = _digest(np.char.encode(samples.sample_ids))
+        self._groups = _digest(np.unique(samples.groups, return_inverse=True)[1])
 
     def features(self, X_nD: npt.NDArray[np.float32]) -> str:
         """Digest of the features of the task's samples, in their order."""
@@ -54,7 +55,7 @@ class Keys:
         return self._of(unit, features, candidates=list(unit.candidates), fit="full")
 
     def few(self, unit: Unit, features: str, k_shot: int, num_draws: int) -> dict[str, Any]:
-        """Draws are by hash of sample ids, so these count too."""
+        """Draws are by hash of sample ids and folds keep groups whole, so these count too."""
         return self._of(
             unit,
             features,
@@ -63,6 +64,7 @@ class Keys:
             k=k_shot,
             draws=num_draws,
             ids=self._ids,
+            groups=self._groups,
         )
 
     def shuffled(

@@ -78,9 +78,7 @@ def add_few(written: Written, results: Results, metric: str) -> None:
                 "role": first.role,
                 "tap": PER_DRAW,
                 "params": {},
-                "note": "deepest tap: one label a class cannot choose"
-                if mine[chosen[0]].draws[0]["inner"] is None
-                else None,
+                "note": _unchosen(mine[chosen[0]].draws, k_shot),
                 "per_draw": [{"arm": arm, **mine[arm].draws[draw]} for draw, arm in enumerate(chosen)],
             }
             scores = np.stack([mine[arm].scores[draw] for draw, arm in enumerate(chosen)])
@@ -125,6 +123,14 @@ def best_unit(results: Results, metric: str, among: Sequence[str]) -> str | None
     metrics = [results.full[arm].candidates[results.full[arm].best or 0]["val"] for arm in scored]
     best = best_of(metrics, metric)
     return None if best is None else scored[best]
+
+
+def _unchosen(draws: Sequence[Mapping[str, Any]], k_shot: int) -> str | None:
+    """In which draws nothing could be held out to choose by."""
+    num = sum(draw["inner"] is None for draw in draws)
+    if k_shot == 1 or not num:
+        return "deepest tap: one label a class cannot choose" if num else None
+    return f"deepest tap in {num} of {len(draws)} draws: a class has labels of one group alone there"
 
 
 def _place_of(unit: Unit) -> dict[str, Any]:

@@ -46,6 +46,8 @@ class TaskSamples:
     ----------
     sample_ids, splits : str arrays [n]
         train, val and test samples that every backbone has features of, in manifest order.
+    groups : str array [n]
+        Samples of one group say the same thing twice: none is learnt from to choose by another.
     keys : uint8 [n, 16]
     truth : int64 or float64 [n]
         Class codes (-1 missing) or numbers (NaN missing). Missing for every test sample.
@@ -58,6 +60,7 @@ class TaskSamples:
     classes: tuple[str, ...]
     sample_ids: npt.NDArray[np.str_]
     splits: npt.NDArray[np.str_]
+    groups: npt.NDArray[np.str_]
     keys: npt.NDArray[np.uint8]
     truth: npt.NDArray[Any]
     num: Mapping[str, int]
@@ -135,6 +138,7 @@ def task_samples(
         tuple(targets.classes),
         ids[keep],
         kept_splits,
+        np.asarray(manifest.groups, dtype=str)[keep],
         np.ascontiguousarray(manifest.keys[keep]),
         truth,
         num,

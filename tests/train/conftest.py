@@ -56,6 +56,7 @@ class Bench:
     select: dict = field(default_factory=dict)
     baselines: tuple[str, ...] = BASELINES
     seed: int = 0
+    groups: list | None = None
     fits: Counter = field(default_factory=Counter)
 
     def __post_init__(self):
@@ -99,7 +100,7 @@ class Bench:
             sample_ids=self.ids,
             keys=self.keys,
             domain="target",
-            groups=self.ids,
+            groups=self.groups or self.ids,
             splits=self.splits,
             locators=self.ids,
         )

@@ -21,6 +21,62 @@ def test_folds_are_stratified_and_partition_the_labels(k_shot, num_folds):
         assert counts.max() < k_shot  # something is left to learn from
 
 
+def test_folds_split_no_group_and_leave_every_class_something_to_learn_from():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        codes = np.repeat([0, 1, 2], 8)
+        groups = np.array([f"{code}-{rng.integers(4)}" for code in codes])
+        for held in folds_of(codes, 8, groups):
+            kept = np.setdiff1d(np.arange(len(codes)), held)
+            assert not set(groups[held]) & set(groups[kept])
+            assert set(codes[kept]) == {0, 1, 2}
+
+
+def test_labels_of_one_group_alone_leave_no_folds():
+    assert folds_of(np.repeat([0, 1], 4), 4, ["a"] * 4 + ["b", "c", "d", "e"]) == []
+    assert len(folds_of(np.repeat([0, 1], 4), 4, ["a", "a", "f", "f", "b", "c", "d", "e"])) == 2
+
+
+def noise_with_neighbours(bench, k_shot=4):
+    """Features that say nothing of the class, judged by the head that remembers every sample."""
+    noise = np.random.default_rng(5).standard_normal((bench.num, 32)).astype(np.float32)
+    bench.stores = {"net": type(bench.stores["net"])("net", "transferred", {"a.gap": noise}, bench.keys)}
+    bench.heads = {"knn": {"k": [1]}}
+    bench.compare = {"k_shot": [k_shot], "draws": 10, "heads": ["knn"]}
+    bench.baselines = ()
+    return noise
+
+
+def inner_accuracy(bench):
+    rows = [row for row in bench.scores()["arms"] if row["k_shot"] != "all" and row["head"] == "knn"]
+    return np.mean([draw["inner"]["accuracy"] for draw in rows[0]["per_draw"]])
+
+
+def test_labels_of_a_held_out_fold_are_not_trained_on(bench):
+    noise_with_neighbours(bench)
+    bench.train()
+    assert inner_accuracy(bench) < 0.6  # three classes: chance is 0.33, a leak gives 1.0
+
+
+def test_copies_of_a_held_out_sample_are_not_trained_on(bench):
+    """Labelled samples come in pairs of the same features and class: across folds, memory gives 1.0."""
+    noise = noise_with_neighbours(bench, k_shot=8)
+    groups = list(bench.ids)
+    train = [i for i, split in enumerate(bench.splits) if split == "train"]
+    for name in bench.classes:
+        mine = [i for i in train if bench.labels[i] == name]
+        for i in mine[8:]:
+            bench.labels[i] = None  # so that every draw holds both of each pair
+        noise[mine[1:8:2]] = noise[mine[0:8:2]]
+        for one, other in zip(mine[0:8:2], mine[1:8:2], strict=True):
+            groups[other] = bench.ids[one]
+    bench.train()
+    assert inner_accuracy(bench) > 0.8
+    bench.groups = groups
+    bench.train()
+    assert inner_accuracy(bench) < 0.6
+
+
 def test_labels_beyond_the_draw_change_nothing(bench):
     """Neither other training labels nor validation labels reach a k-shot arm."""
     bench.train()

@@ -67,7 +67,14 @@ def test_a_changed_feature_refits_its_tap_alone(bench):
     assert bench.fits["ridge"] == 1
 
 
-@pytest.mark.parametrize("change", ["seed", "label", "by"])
+def test_changed_groups_refit_what_chooses_by_folds(bench):
+    bench.train()
+    bench.fits.clear()
+    bench.groups = [bench.ids[0], *bench.ids[:1], *bench.ids[2:]]
+    assert bench.train().num_fitted == 4  # centroid at k_shot 2 on each tap
+
+
+@pytest.mark.parametrize("change", ["seed", "label", "by", "split"])
 def test_what_a_fit_depends_on_refits_all(bench, change):
     bench.train()
     bench.fits.clear()
@@ -75,6 +82,8 @@ def test_what_a_fit_depends_on_refits_all(bench, change):
         bench.seed = 1
     elif change == "by":
         bench.select = {"by": "nll"}
+    elif change == "split":  # the same samples and labels, one of them now chosen by instead of learnt from
+        bench.splits[0] = "val"
     else:
         bench.labels[0] = next(name for name in bench.classes if name != bench.labels[0])
     summary = bench.train()
