@@ -59,7 +59,7 @@ class Judged:
     margins: dict[str, float] = field(default_factory=dict)
 
     def interval(self, metric: str) -> Interval:
-        value, (low, high) = self.point[metric], _percentiles(self.resampled[metric])
+        value, (low, high) = self.point[metric], percentiles(self.resampled[metric])
         margin = self.margins.get(metric)
         if margin is not None and value >= 1.0:
             low = min(low, 1.0 - margin)
@@ -75,7 +75,7 @@ class Judged:
         """Paired difference to `other`, which the same `Judge` has judged."""
         return Interval(
             self.point[metric] - other.point[metric],
-            *_percentiles(self.resampled[metric] - other.resampled[metric]),
+            *percentiles(self.resampled[metric] - other.resampled[metric]),
         )
 
 
@@ -111,6 +111,11 @@ class Judge:
         self._counts = resample_counts(len(self.truth), self.groups, self.seed, self.num_resamples)
         self._margins = self._margins_of_shares()
 
+    @property
+    def counts_NB(self) -> npt.NDArray[np.uint16]:
+        """How often each sample stands in each resample."""
+        return self._counts
+
     def judge(self, scores_RNK: npt.NDArray[np.floating]) -> Judged:
         """Metrics of one arm, as the mean over its R draws.
 
@@ -132,6 +137,16 @@ class Judge:
             resampled={name: (table[:, 1:] * weights_RB).sum(axis=0) for name, table in tables.items()},
             margins=self._margins,
         )
+
+    def left_out(self, scores_NK: npt.NDArray[np.floating], metric: str) -> Array:
+        """A metric on the samples that each resample left out, [B]; NaN where it left none out."""
+        step = max(1, _BLOCK_ENTRIES // len(self.truth))
+        parts = []
+        for start in range(0, self.num_resamples, step):
+            weights = (self._counts[:, start : start + step] == 0).astype(np.float64)
+            with np.errstate(divide="ignore", invalid="ignore"):  # where none was left out
+                parts.append(weighted_metrics(self.kind, self.truth, scores_NK, weights)[metric])
+        return np.concatenate(parts)
 
     def _margins_of_shares(self) -> dict[str, float]:
         """Clopper-Pearson margin of the metrics that are shares of samples.
@@ -199,7 +214,7 @@ def _boundary_margin(num: int) -> float:
     return float(1 - ((1 - LEVEL) / 2) ** (1 / num))
 
 
-def _percentiles(values_B: Array) -> tuple[float, float]:
+def percentiles(values_B: Array) -> tuple[float, float]:
     """Bounds of the central `LEVEL`; resamples in which the metric has no value are left out."""
     values_B = values_B[np.isfinite(values_B)]
     if len(values_B) == 0:

@@ -25,8 +25,24 @@ def reference(codes, scores, weights):
         "accuracy": sk.accuracy_score(codes, predicted, sample_weight=weights),
         "balanced_accuracy": sk.balanced_accuracy_score(codes, predicted, sample_weight=weights),
         "macro_f1": sk.f1_score(codes, predicted, average="macro", sample_weight=weights),
+        "auroc": sk.roc_auc_score(codes, scores, multi_class="ovr"),
         "nll": sk.log_loss(codes, scores, labels=np.arange(scores.shape[1]), sample_weight=weights),
+        "brier": sk.brier_score_loss(codes, scores, sample_weight=weights, scale_by_half=False),
+        "ece": binned_gap(scores.max(axis=1), predicted == codes, weights),
     }
+
+
+def binned_gap(confidence, right, weights):
+    """ECE as its definition reads: bins (0, 1/15], (1/15, 2/15], ..."""
+    weights = np.ones(len(right)) if weights is None else weights
+    total = 0.0
+    for low in np.arange(15) / 15:
+        inside = (confidence > low) & (confidence <= low + 1 / 15)
+        if inside.any():
+            w = weights[inside]
+            gap = abs(np.average(confidence[inside], weights=w) - np.average(right[inside], weights=w))
+            total += w.sum() / weights.sum() * gap
+    return total
 
 
 def test_metrics_of_classes_equal_scikit_learn(rng):
@@ -41,7 +57,30 @@ def test_each_weighting_equals_scikit_learn_with_its_sample_weight(rng):
     found = weighted_metrics("classes", codes, scores, weights)
     for column in range(3):
         expected = reference(codes, scores, weights[:, column])
-        assert {name: value[column] for name, value in found.items()} == pytest.approx(expected, rel=1e-12)
+        del expected["auroc"]
+        assert {name: found[name][column] for name in expected} == pytest.approx(expected, rel=1e-12)
+
+
+def test_auroc_of_two_classes_and_of_ties_equals_scikit_learn(rng):
+    codes = rng.integers(2, size=120)
+    positive = np.round(0.3 * codes + rng.random(120), 1) / 2  # many ties
+    found = point_metrics("classes", codes, np.stack([1 - positive, positive], axis=1))
+    assert found["auroc"] == pytest.approx(sk.roc_auc_score(codes, positive), rel=1e-12)
+
+
+def test_auroc_of_resamples_stays_near_that_of_the_resampled_rows(rng):
+    """The first-order expansion: its spread over resamples is that of areas ranked anew."""
+    codes, scores = classes_case(rng, num=300)
+    counts = np.stack([np.bincount(rng.integers(300, size=300), minlength=300) for _ in range(200)], axis=1)
+    found = weighted_metrics("classes", codes, scores, counts.astype(float))["auroc"]
+    rows = [np.repeat(np.arange(300), counts[:, b]) for b in range(200)]
+    exact = np.array([sk.roc_auc_score(codes[r], scores[r], multi_class="ovr") for r in rows])
+    assert np.abs(found - exact).max() < 0.5 * exact.std()
+    assert found.std() == pytest.approx(exact.std(), rel=0.03)
+
+
+def test_auroc_of_one_class_has_no_value():
+    assert np.isnan(point_metrics("classes", np.zeros(3, int), np.full((3, 2), 0.5))["auroc"])
 
 
 def test_a_class_without_samples_counts_as_in_scikit_learn(rng):
@@ -89,4 +128,4 @@ def test_a_metric_of_the_other_kind_falls_back_to_the_default_of_the_kind():
     assert metric_of("number", "balanced_accuracy") == "r2"
     assert metric_of("classes", "mae") == "balanced_accuracy"
     assert metric_of("classes", "nll") == "nll"
-    assert [sign_of(name) for name in METRICS["classes"]] == [1, 1, 1, -1]
+    assert [sign_of(name) for name in METRICS["classes"]] == [1, 1, 1, 1, -1, -1, -1]
