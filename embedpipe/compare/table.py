@@ -35,6 +35,7 @@ def leaderboard_table(
             parts.append(
                 Text(f"  {ties} other arms cannot be told from the selected one on validation", style="dim")
             )
+        parts += [Text(f"  {note}", style="dim") for note in about.get("notes", ()) if "left out" in note]
         parts.append(Text(""))
     parts.append(Text(_test_state(leaderboard, comparison), style="dim"))
     return Group(*parts)

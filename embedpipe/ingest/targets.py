@@ -123,7 +123,7 @@ def make_targets(
     if options.kind == "number":
         _refuse_constant(where, column, labels)
     else:
-        notes += _check_classes(where, column, classes, labels, splits)
+        notes += _check_classes(where, options.on, column, classes, labels, splits)
     num = _count(labels, splits)
     notes += _check_splits(where, manifest, num)
 
@@ -236,6 +236,7 @@ def _refuse_constant(where: str, column: str, labels: Sequence[object]) -> None:
 
 def _check_classes(
     where: str,
+    dataset: str,
     column: str,
     classes: Sequence[str],
     labels: Sequence[object],
@@ -262,6 +263,15 @@ def _check_classes(
             f"{len(classes):,} "
             f"classes in {sum(total.values()):,} samples; is it a number ({where}.kind: number) or an id?"
         )
+    untaught = [name for name in classes if not in_train[name]]
+    if untaught and in_train:
+        elsewhere = sum(total[name] for name in untaught)
+        raise DataError(
+            f"{where}: expected a labelled sample of every class in train, found none of "
+            f"{_listed('class', 'classes', untaught)} ({elsewhere:,} in other splits), which no head could learn; "
+            f"label one there, merge or drop the class, or share classes out with "
+            f"datasets.{dataset}.split.stratify"
+        )
     notes = []
     single = [name for name in classes if total[name] == 1]
     if single:
@@ -269,9 +279,6 @@ def _check_classes(
             f"{_listed('class', 'classes', single)} with one sample: it cannot be both learnt and checked; "
             "add samples, or merge it with another class"
         )
-    untaught = [name for name in classes if not in_train[name] and total[name] > 1]
-    if untaught and in_train:
-        notes.append(f"{_listed('class', 'classes', untaught)} absent from train: no head can predict it")
     return notes
 
 

@@ -106,7 +106,7 @@ def train_task(
     ConfigError
         If a name is unknown, or no head is left on any tap.
     DataError
-        If there is nothing to train on, to choose by, or a class lacks labels.
+        If there is nothing to train on or to choose by, or a class has no training sample.
     SpecMismatch
         If a store is of another spec than its card.
     """
@@ -127,9 +127,11 @@ def train_task(
     )
     notes += [str(one) for one in samples.dropped]
 
-    k_shot_units = _k_shot_units(units, check_k_shot_heads(compare.heads, list(heads)))
-    draws, more = _draws_of(samples, compare, seed, bool(k_shot_units))
+    draws, more = _draws_of(samples, compare, seed)
     notes += more
+    named = check_k_shot_heads(compare.heads, list(heads))
+    k_shot_units, more = _k_shot_units(units, named, given=compare.heads is not None)
+    notes += more if draws else []
     run = _Run(
         samples,
         used,
@@ -165,19 +167,37 @@ def train_task(
     )
 
 
-def _k_shot_units(units: Sequence[Unit], names: Sequence[str]) -> list[Unit]:
-    """Units that train at numeric k_shot too; the task's first head where it has none of those named."""
+def _k_shot_units(
+    units: Sequence[Unit], names: Sequence[str], *, given: bool
+) -> tuple[list[Unit], list[str]]:
+    """Units that train at numeric k_shot too; the task's first head where it has none of those named.
+
+    Returns
+    -------
+    units, and notes on heads that `compare.heads` gives and the task lacks.
+    """
     chosen = [unit for unit in units if unit.head in names]
-    if chosen:
-        return chosen
-    return [unit for unit in units if unit.head == units[0].head]
+    have = {unit.head for unit in units}
+    lacking = [name for name in names if name not in have]
+    if not chosen:
+        chosen = [unit for unit in units if unit.head == units[0].head]
+    if not lacking or not given:
+        return chosen, []
+    instead = ", ".join(dict.fromkeys(unit.head for unit in chosen))
+    return chosen, [
+        f"compare.heads: {', '.join(lacking)} left out at each k_shot, as this task does not train "
+        f"{'it' if len(lacking) == 1 else 'them'}; there it trains {instead}"
+    ]
 
 
 def _draws_of(
-    samples: TaskSamples, compare: CompareOptions, seed: int, wanted: bool
+    samples: TaskSamples, compare: CompareOptions, seed: int
 ) -> tuple[dict[int, list[Index]], list[str]]:
-    """Labelled samples of each draw at each numeric k_shot, as positions among the task's samples."""
-    if not compare.numeric_k_shot or not wanted:
+    """Labelled samples of each draw at each numeric k_shot, as positions among the task's samples.
+
+    A k_shot that some class cannot give is left out, and a note says so.
+    """
+    if not compare.numeric_k_shot:
         return {}, []
     if samples.kind != "classes":
         return {}, [
@@ -185,17 +205,17 @@ def _draws_of(
         ]
     train = samples.train
     ids, codes = samples.sample_ids[train].tolist(), samples.truth[train]
-    try:
-        draws = {
-            k: [
+    draws: dict[int, list[Index]] = {}
+    notes = []
+    for k in compare.numeric_k_shot:
+        try:
+            draws[k] = [
                 train[k_shot_indices(ids, codes, k, draw=draw, seed=seed, classes=samples.classes)]
                 for draw in range(compare.draws)
             ]
-            for k in compare.numeric_k_shot
-        }
-    except DataError as error:
-        raise DataError(f"task {samples.task!r}: {error}") from error
-    return draws, []
+        except DataError as error:
+            notes.append(f"left out: {error}")
+    return draws, notes
 
 
 @dataclass(frozen=True)

@@ -156,13 +156,18 @@ def test_a_class_with_one_sample_is_reported(project: Any) -> None:
     ]
 
 
-def test_a_class_absent_from_train_is_reported(project: Any) -> None:
+def test_a_class_absent_from_train_is_refused_before_anything_is_embedded(project: Any) -> None:
     text_set(
         project,
         ["a", "b", "a", "b", "late", "late"],
         ["train", "train", "val", "test", "val", "test"],
     )
-    assert project.targets(labels="label").notes == ["class 'late' absent from train: no head can predict it"]
+    with pytest.raises(
+        DataError,
+        match=r"every class in train, found none of class 'late' \(2 in other splits\), which no head could learn; "
+        "label one there, merge or drop the class",
+    ):
+        project.targets(labels="label")
 
 
 def test_ids_in_place_of_classes_are_refused(project: Any) -> None:

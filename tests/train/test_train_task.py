@@ -176,10 +176,37 @@ def test_features_missing_for_every_sample_is_an_error(bench):
         bench.train()
 
 
-def test_too_few_labels_for_a_k_shot_name_task_and_class(make_bench):
-    bench = make_bench(compare={"k_shot": [50]})
-    with pytest.raises(DataError, match="task 'colour': k_shot 50: expected 50 labelled train samples"):
-        bench.train()
+def test_a_k_shot_that_a_class_cannot_give_is_left_out_and_said(make_bench):
+    bench = make_bench(compare={"k_shot": [2, 50], "draws": 2})
+    (note,) = bench.train().notes
+    assert note.startswith(
+        "left out: k_shot 50: expected 50 labelled train samples in each class, found too few:"
+    )
+    assert {k for _, k in Predictions.read(bench.paths.predictions).arms()} == {0, 2}
+    assert bench.scores()["notes"] == [note]
+
+
+def test_heads_of_compare_that_the_task_lacks_are_said(bench):
+    (note,) = bench.train(task_heads=["ridge"]).notes
+    assert note == (
+        "compare.heads: centroid left out at each k_shot, as this task does not train it; there it trains ridge"
+    )
+    assert any(
+        arm.startswith("ridge@") and k == 2 for arm, k in Predictions.read(bench.paths.predictions).arms()
+    )
+
+
+def test_fits_that_did_not_converge_are_said(make_bench):
+    bench = make_bench(
+        heads={"short": {"family": "sklearn:linear_model.LogisticRegression", "max_iter": 1}},
+        compare={"k_shot": [2], "draws": 3},
+        baselines=(),
+    )
+    bench.stores = {"net": bench.stores["net"]}
+    bench.train()
+    notes = {(row["arm"], row["k_shot"]): row["note"] for row in bench.scores()["arms"]}
+    assert notes["short@net/b.gap", "all"] == "not converged"
+    assert notes["short@net/b.gap", 2] == "not converged in 3 of 3 draws"
 
 
 def test_unlabelled_validation_samples_are_predicted_and_not_scored(bench):
