@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from embedpipe.compare.calibration import calibration
 from embedpipe.compare.curves import confusion, layer_curve, learning_curve, paired
 from embedpipe.compare.headline import headline
+from embedpipe.compare.per_class import per_class
 from embedpipe.compare.plots import write_plots
 from embedpipe.compare.test_log import num_openings, read_log, with_test_figures
 from embedpipe.errors import DataError
@@ -195,12 +197,21 @@ def _task_section(
         "selected": chosen["best"]["arm"],
         "selected_params": chosen["best"]["params"],
         "ties": [tie["arm"] for tie in chosen["ties"]],
+        "optimism": chosen["optimism"],
         "confusion": confusion(evidence, chosen["best"]["arm"]),
+        "per_class": per_class(evidence, chosen["best"]["arm"]),
+        "calibration": calibration(evidence, _calibrated_arms(chosen)),
         "paired": paired(evidence, chosen["best"]["arm"]),
         "learning_curves": learning_curve(evidence, chosen),
         "layer_curves": layer_curve(evidence),
         "notes": notes,
     }
+
+
+def _calibrated_arms(chosen: Mapping[str, Any]) -> list[str]:
+    """The selected arm, the one that stands for each backbone, and what ties with the selected one."""
+    arms = [chosen["best"]["arm"], *(entry["arm"] for entry in chosen["by_backbone"].values())]
+    return list(dict.fromkeys([*arms, *(tie["arm"] for tie in chosen["ties"])]))
 
 
 def _metrics_section(rows: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any]) -> dict[str, Any]:
@@ -212,6 +223,8 @@ def _metrics_section(rows: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any
         values = {name: one["value"] for name, one in row["val"].items() if one["value"] is not None}
         if row["selected"]:
             section.setdefault("selected", {})[at] = {"val": values}
+            if at == "all" and chosen["optimism"]["bias"] is not None:
+                section["selected"][at]["optimism"] = chosen["optimism"]["bias"]
             if row["test"]:
                 section["selected"][at]["test"] = {
                     name: one["value"] for name, one in row["test"].items() if one["value"] is not None

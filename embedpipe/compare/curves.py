@@ -11,6 +11,7 @@ import numpy as np
 from embedpipe.evaluate.arms import ALL, PER_DRAW, k_code, k_label, selected_arm
 from embedpipe.evaluate.evidence import Evidence
 from embedpipe.evaluate.metrics import sign_of
+from embedpipe.evaluate.significance import contrasts
 
 
 def confusion(evidence: Evidence, arm: str) -> dict[str, Any] | None:
@@ -25,15 +26,11 @@ def confusion(evidence: Evidence, arm: str) -> dict[str, Any] | None:
 
 
 def paired(evidence: Evidence, selected: str) -> list[dict[str, Any]]:
-    """Difference of each arm to the selected one, on the same samples and resamples, nearest first."""
-    ahead = evidence.judged(selected)
-    rows = [
-        {"arm": row["arm"], **evidence.judged(row["arm"]).minus(ahead, evidence.metric).to_dict()}
-        for row in evidence.rows(ALL)
-        if row["arm"] != selected
-    ]
-    sign = sign_of(evidence.metric)
-    return sorted(rows, key=lambda row: (row["value"] is None, -sign * (row["value"] or 0.0), row["arm"]))
+    """Each arm against the selected one, on the same samples and resamples, nearest first.
+
+    With p-values of the paired bootstrap and of McNemar's exact test, alone and corrected for all arms.
+    """
+    return [one.to_dict() for one in contrasts(evidence, selected)]
 
 
 def learning_curve(evidence: Evidence, chosen: Mapping[str, Any]) -> list[dict[str, Any]]:

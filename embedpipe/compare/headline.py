@@ -20,7 +20,10 @@ METRIC_WORDS = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
     "macro_f1": "macro F1",
+    "auroc": "AUROC",
     "nll": "log loss",
+    "brier": "Brier score",
+    "ece": "calibration error",
     "r2": "R²",
     "mae": "mean absolute error",
 }

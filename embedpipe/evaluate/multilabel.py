@@ -58,7 +58,8 @@ def mean_average_precision(
         there_B = np.isfinite(precision_B)
         sum_B[there_B] += precision_B[there_B]
         count_B += there_B
-    return np.divide(sum_B, count_B, out=np.full(len(sum_B), np.nan), where=count_B > 0)
+    mean_B: Array = np.divide(sum_B, count_B, out=np.full(len(sum_B), np.nan), where=count_B > 0)
+    return mean_B
 
 
 def average_precision(

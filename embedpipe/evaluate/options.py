@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, field_validator
+from pydantic import AfterValidator, Field, StrictInt, field_validator
 
 from embedpipe.errors import ConfigError
 from embedpipe.evaluate.arms import ROLE_OF_BASELINE
 from embedpipe.params import StrictModel, did_you_mean
 
-Metric = Literal["accuracy", "balanced_accuracy", "macro_f1", "nll", "r2", "mae"]
+# calibration error is reported, and cannot select: an arm that always says the class frequencies has none
+Metric = Literal["accuracy", "balanced_accuracy", "macro_f1", "auroc", "nll", "brier", "r2", "mae"]
 
 BASELINES = ("majority", "shuffled_labels", "random_weights", "pixels")
 
@@ -50,7 +51,7 @@ class SelectOptions(StrictModel):
 class CompareOptions(StrictModel):
     """How arms are compared."""
 
-    k_shot: list[int | Literal["all"]] = Field(
+    k_shot: list[StrictInt | Literal["all"]] = Field(
         default=[5, "all"],
         description="Labels a class to train on; `all` is always trained, since selection reads it. "
         "5 is where transfer shows most on small tasks.",
@@ -64,6 +65,7 @@ class CompareOptions(StrictModel):
     )
     heads: list[str] | None = Field(
         None,
+        min_length=1,
         description="Names of the heads that train at each numeric k_shot; by default the first of `heads:`, "
         "since each costs draws x folds x taps fits.",
     )

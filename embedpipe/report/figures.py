@@ -15,9 +15,17 @@ DASH = "–"
 MINUS = "\u2212"
 NARROW_SPACE = "\u202f"
 
-_PERCENT = frozenset({"accuracy", "balanced_accuracy", "macro_f1"})
-_LOWER_IS_BETTER = frozenset({"nll", "mae"})
-_LABELS = {"macro_f1": "macro F1", "nll": "NLL", "r2": "R²", "mae": "MAE"}
+_PERCENT = frozenset({"accuracy", "balanced_accuracy", "macro_f1", "auroc"})
+_LOWER_IS_BETTER = frozenset({"nll", "brier", "ece", "mae"})
+_LABELS = {
+    "macro_f1": "macro F1",
+    "auroc": "AUROC",
+    "nll": "NLL",
+    "brier": "Brier",
+    "ece": "ECE",
+    "r2": "R²",
+    "mae": "MAE",
+}
 _FLOOR = {"r2": -0.5}
 
 

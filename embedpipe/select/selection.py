@@ -2,6 +2,10 @@
 
 Reads scores, predictions and open targets. The choice is over tap, backbone, head and hyperparameters at
 once; baselines compete among themselves, each with the same grid, so that a comparison with them is fair.
+
+What ties with the best is decided by the paired bootstrap, corrected by Holm over all arms of the task, and not
+by whether a single interval holds zero: among forty arms that are as good as the best, two would be left out by
+such intervals.
 """
 
 from __future__ import annotations
@@ -16,6 +20,8 @@ from embedpipe.evaluate.arms import ALL, selected_arm
 from embedpipe.evaluate.evidence import Evidence, TaskFiles, is_baseline, open_evidence
 from embedpipe.evaluate.files import write_json
 from embedpipe.evaluate.metrics import sign_of
+from embedpipe.evaluate.optimism import optimism
+from embedpipe.evaluate.significance import contrasts
 from embedpipe.progress import Progress, silent
 
 Row: TypeAlias = dict[str, Any]
@@ -42,10 +48,12 @@ def select(
     -------
     dict
         ``{"seed", "tasks": {T: {"metric", "num_arms", "num_candidates", "num_samples", "best",
-        "by_backbone", "ties", "k_shot", "notes"}}}``; `best` and each of `by_backbone` hold ``arm``,
-        ``backbone``, ``role``, ``head``, ``tap``, ``params``, ``value``, ``ci_low``, ``ci_high`` and
-        ``predictions_digest``. `ties` are the arms whose paired difference to the best does not exclude
-        zero; `k_shot` names, for each numeric k_shot, the arm that stands for the best backbone.
+        "by_backbone", "ties", "optimism", "k_shot", "notes"}}}``; `best` and each of `by_backbone` hold
+        ``arm``, ``backbone``, ``role``, ``head``, ``tap``, ``params``, ``value``, ``ci_low``, ``ci_high`` and
+        ``predictions_digest``. `ties` are the arms that cannot be told from the best (see
+        `embedpipe.evaluate.significance`), `optimism` what choosing the best arm adds to its figure (see
+        `embedpipe.evaluate.optimism`); `k_shot` names, for each numeric k_shot, the arm that stands for the
+        best backbone.
 
     Raises
     ------
@@ -89,9 +97,11 @@ def select_task(evidence: Evidence, baselines: Sequence[str]) -> dict[str, Any]:
     if best.get("note"):
         notes.append(f"the selected arm {best['arm']}: {best['note']}")
     num_candidates = sum(len(row["candidates"]) for row in rivals)
+    found = optimism(evidence, best["arm"], [row["arm"] for row in rivals])
     notes.append(
         f"selected among {num_candidates} candidates on {len(evidence.sample_ids)} validation samples: "
-        "its own validation figure is the best of many, and so is optimistic"
+        "its own validation figure is the best of many, and so is optimistic; the corrected one takes back "
+        "what the choice among arms adds, not what the choice of hyperparameters within each arm does"
     )
     return {
         "metric": evidence.metric,
@@ -101,6 +111,7 @@ def select_task(evidence: Evidence, baselines: Sequence[str]) -> dict[str, Any]:
         "best": _entry(evidence, best),
         "by_backbone": by_backbone,
         "ties": _ties(evidence, best, rivals),
+        "optimism": found.to_dict(),
         "k_shot": {
             str(k): selected_arm(best["backbone"])
             for k in evidence.numeric_k_shot()
@@ -123,17 +134,9 @@ def _best(evidence: Evidence, rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
 
 def _ties(evidence: Evidence, best: Row, rivals: Iterable[Row]) -> list[Row]:
     """Arms that the validation samples cannot tell from the best, nearest first."""
-    sign = sign_of(evidence.metric)
-    ahead = evidence.judged(best["arm"])
-    ties = []
-    for row in rivals:
-        if row["arm"] == best["arm"]:
-            continue
-        difference = evidence.judged(row["arm"]).minus(ahead, evidence.metric)
-        reach = difference.ci_high if sign > 0 else -difference.ci_low
-        if not reach < 0:
-            ties.append({"arm": row["arm"], **difference.to_dict()})
-    return sorted(ties, key=lambda tie: (-sign * tie["value"], tie["arm"]))
+    names = {row["arm"] for row in rivals}
+    against_all = contrasts(evidence, best["arm"])
+    return [one.to_dict() for one in against_all if one.arm in names and not one.told_apart]
 
 
 def _entry(evidence: Evidence, row: dict[str, Any]) -> dict[str, Any]:

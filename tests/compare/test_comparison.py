@@ -32,7 +32,7 @@ def test_rows_are_sorted_by_task_then_labels_then_quality(results, numbers):
 
 def test_a_row_has_every_metric_with_its_interval_and_no_test(results):
     row = next(row for row in compared(results).leaderboard if row["selected"])
-    assert set(row["val"]) == {"accuracy", "balanced_accuracy", "macro_f1", "nll"}
+    assert set(row["val"]) == {"accuracy", "balanced_accuracy", "macro_f1", "auroc", "nll", "brier", "ece"}
     right = results.scores_of(0.9).argmax(axis=1)[results.splits == "val"]
     expected = (right == results.codes[results.splits == "val"]).mean()
     one = row["val"]["accuracy"]

@@ -113,3 +113,29 @@ def test_targets_of_other_classes_than_the_predictions_are_an_error(results):
         DataError, match=r"expected scores of 3 classes.*found 2 classes.*run `embedpipe train colour`"
     ):
         select({"colour": files})
+
+
+def test_optimism_is_what_the_choice_among_rivals_adds(make_results):
+    results = make_results(num=400)
+    rng = np.random.default_rng(0)
+    for place in range(20):  # equally good, and wrong on different samples
+        right = rng.random(400) < 0.8
+        predicted = np.where(right, results.codes, (results.codes + 1) % 3)
+        scores = (0.1 + 0.7 * np.eye(3)[predicted]).astype(np.float32)[None]
+        results.add(f"ridge@net/t{place}.gap", "transferred", scores=scores)
+    chosen = chosen_of(results)
+    found = chosen["optimism"]
+    assert found["num_arms"] == 20 and found["num_winners"] > 3
+    assert found["naive"] == chosen["best"]["value"]
+    assert found["bias"] == pytest.approx(found["naive"] - found["value"]) and found["bias"] > 0.02
+    assert found["ci_low"] < 0.8 < found["ci_high"]
+    assert len(chosen["ties"]) >= 15
+
+
+def test_ties_come_with_both_tests_and_their_corrected_p_values(results):
+    (tie,) = chosen_of(results)["ties"]
+    assert tie["p"] <= tie["p_holm"] and tie["p_holm"] >= 0.05
+    counts = tie["mcnemar"]
+    val = results.splits == "val"
+    lead, near = (results.scores_of(share).argmax(axis=1) == results.codes for share in (0.9, 0.88))
+    assert (counts["better"], counts["worse"]) == ((near & ~lead)[val].sum(), (lead & ~near)[val].sum())

@@ -10,7 +10,7 @@ import zarr
 
 from embedpipe.manifest.files import read_parquet
 
-METRICS = {"accuracy", "balanced_accuracy", "macro_f1", "nll"}
+METRICS = {"accuracy", "balanced_accuracy", "macro_f1", "auroc", "nll", "brier", "ece"}
 
 
 @pytest.fixture
