@@ -63,6 +63,8 @@ class Head(BaseEstimator):  # type: ignore[misc]
 
     converged_: bool
     n_features_in_: int
+    failure_: str | None = None
+    """Why the fit cannot be used, in a few words; None where it can. Such a head is reported, never selected."""
 
     def fit(self, X: Any, y: Any) -> Self:
         """Fit on rows X (N, D) with targets y (N,)."""

@@ -6,6 +6,7 @@ Knows nothing of losses.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -126,7 +127,7 @@ class LinearRegressorHead(RegressorHead):
     """
 
     learned = ("coef_",)
-    learned_values = ("intercept_",)
+    learned_values: ClassVar[tuple[str, ...]] = ("intercept_",)
     coef_: np.ndarray
     intercept_: float
 

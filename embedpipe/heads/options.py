@@ -61,7 +61,8 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+def distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The values, each listed once."""
     if len(set(values)) != len(values):
         raise ValueError("a value is listed twice; each would be fitted twice")
     return values
@@ -70,14 +71,14 @@ def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
-Positives = Annotated[tuple[Positive, ...], BeforeValidator(expand), AfterValidator(_distinct)]
-NonNegatives = Annotated[tuple[NonNegative, ...], BeforeValidator(expand), AfterValidator(_distinct)]
-Counts = Annotated[tuple[Count, ...], BeforeValidator(expand), AfterValidator(_distinct)]
-Switches = Annotated[tuple[bool, ...], BeforeValidator(expand), AfterValidator(_distinct)]
+Positives = Annotated[tuple[Positive, ...], BeforeValidator(expand), AfterValidator(distinct)]
+NonNegatives = Annotated[tuple[NonNegative, ...], BeforeValidator(expand), AfterValidator(distinct)]
+Counts = Annotated[tuple[Count, ...], BeforeValidator(expand), AfterValidator(distinct)]
+Switches = Annotated[tuple[bool, ...], BeforeValidator(expand), AfterValidator(distinct)]
 
 
 ClassWeights = Annotated[
-    tuple[Literal["balanced"] | None, ...], BeforeValidator(expand), AfterValidator(_distinct)
+    tuple[Literal["balanced"] | None, ...], BeforeValidator(expand), AfterValidator(distinct)
 ]
 CLASS_WEIGHT = "Count every class the same in all (balanced) or every sample (null), as it stands by default."
 
@@ -87,10 +88,14 @@ class HeadOptions(StrictModel):
 
     family: str = Field(description="Name of the family; default: the name of the entry.")
     taps: tuple[str, ...] = Field(
-        default=("*",), description="Globs of tap names this head is fitted on; every tap by default."
+        default=("*",),
+        min_length=1,
+        description="Globs of tap names this head is fitted on; every tap by default.",
     )
     backbones: tuple[str, ...] = Field(
-        default=("*",), description="Globs of backbone names this head is fitted on; every one by default."
+        default=("*",),
+        min_length=1,
+        description="Globs of backbone names this head is fitted on; every one by default.",
     )
 
     def grid(self) -> dict[str, tuple[Any, ...]]:
@@ -127,7 +132,7 @@ class LogisticOptions(HeadOptions):
     multi_class: Annotated[
         tuple[Literal["multinomial", "one_vs_rest"] | None, ...],
         BeforeValidator(expand),
-        AfterValidator(_distinct),
+        AfterValidator(distinct),
     ] = Field(
         default=(None,),
         description="Softmax over classes (multinomial; null is the same) or one sigmoid a class (one_vs_rest).",
@@ -173,37 +178,11 @@ class SvmOptions(HeadOptions):
         return {**super().few_shot(), "C": _near(self.C, 0.01)}
 
 
-class MlpOptions(HeadOptions):
-    """A small perceptron trained by AdamW, stopped early on validation."""
-
-    hidden: Counts = Field(
-        default=(128,), description="Units of the hidden layer; 128 fits a tap in a second."
-    )
-    lr: Positives = Field(default=(3e-3,), description="AdamW learning rate; 3e-3 suits standardised inputs.")
-    weight_decay: NonNegatives = Field(
-        default=(1e-2,), description="AdamW's decoupled decay per step and unit of lr; its usual 1e-2."
-    )
-    dropout: Annotated[
-        tuple[Annotated[float, Field(ge=0, lt=1)], ...], BeforeValidator(expand), AfterValidator(_distinct)
-    ] = Field(default=(0.0,), description="Share of hidden units dropped in training; off by default.")
-    epochs: Counts = Field(
-        default=(100,), description="Most passes over the training rows; patience ends most fits."
-    )
-    patience: Counts = Field(
-        default=(10,),
-        description="Epochs without a better validation loss before stopping; 10 outlasts its noise.",
-    )
-    batch: Counts = Field(default=(256,), description="Rows a step; 256 keeps two cores busy.")
-    standardise: Switches = Field(
-        default=(True,), description="Scale columns to unit variance on the training rows; SGD needs it."
-    )
-
-
 class CentroidOptions(HeadOptions):
     """Nearest class mean."""
 
     metric: Annotated[
-        tuple[Literal["euclidean", "cosine"], ...], BeforeValidator(expand), AfterValidator(_distinct)
+        tuple[Literal["euclidean", "cosine"], ...], BeforeValidator(expand), AfterValidator(distinct)
     ] = Field(
         default=("euclidean", "cosine"), description="Distance to the class means; both cost next to nothing."
     )
@@ -217,7 +196,7 @@ class LdaOptions(HeadOptions):
     """Linear discriminants that share one covariance, shrunk towards equal variances."""
 
     shrinkage: Annotated[
-        tuple[Annotated[float, Field(ge=0, le=1)], ...], BeforeValidator(expand), AfterValidator(_distinct)
+        tuple[Annotated[float, Field(ge=0, le=1)], ...], BeforeValidator(expand), AfterValidator(distinct)
     ] = Field(
         default=(0.01, 0.1, 0.5),
         description="Share of the covariance replaced by its mean variance; more where rows are few.",
@@ -240,7 +219,7 @@ class KnnOptions(HeadOptions):
     weights: Annotated[
         tuple[Literal["softmax", "distance", "uniform"], ...],
         BeforeValidator(expand),
-        AfterValidator(_distinct),
+        AfterValidator(distinct),
     ] = Field(
         default=("softmax",),
         description="Weight of a neighbour: softmax(similarity / temperature), 1 / distance, or equal.",

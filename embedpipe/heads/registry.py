@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from embedpipe.errors import ConfigError
+from embedpipe.heads import neural_options as neural
 from embedpipe.heads import options as opt
 from embedpipe.heads.options import HeadOptions, product
 from embedpipe.heads.rows import MEMORY_NBYTES, Rows
@@ -52,8 +53,15 @@ FAMILIES: Mapping[str, Family] = {
         },
     ),
     "svm": Family(opt.SvmOptions, {"classes": "embedpipe.heads.svm:SvmHead"}),
+    "sgd": Family(
+        neural.SgdOptions,
+        {
+            "classes": "embedpipe.heads.sgd:SgdClassifierHead",
+            "number": "embedpipe.heads.sgd:SgdRegressorHead",
+        },
+    ),
     "mlp": Family(
-        opt.MlpOptions,
+        neural.MlpOptions,
         {
             "classes": "embedpipe.heads.mlp:MlpClassifierHead",
             "number": "embedpipe.heads.mlp:MlpRegressorHead",

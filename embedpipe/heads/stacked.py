@@ -1,23 +1,38 @@
-"""Train perceptrons of one shape together: one set of batches, weights stacked along a leading axis.
+"""Train a stack of networks of one shape together: one set of batches, parameters along a leading axis.
 
-Each member of the stack has its own learning rate, decay, dropout, stopping and best weights, and leaves
-the stack when it has stopped. Knows arrays alone: nothing of heads, scaling or classes.
+Batches come out of a permutation of all rows, by `gather`: the shuffle is global wherever the rows lie, and the
+same to the bit out of core and in memory. Each member has its own learning rate, decay, dropout, stopping and
+best weights, and leaves the stack when it has stopped. Knows arrays, networks and losses: nothing of heads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+
+from embedpipe.heads.losses import LossName, Wanted, errors, losses, wanted_of
+from embedpipe.heads.nets import Dropout, Net
+from embedpipe.heads.optimisers import OPTIMISERS
+from embedpipe.heads.rows import Rows, nbytes_of
 
 if TYPE_CHECKING:
     import torch
 
-# N rows, B rows of a batch, D features, G members, H hidden units, K outputs
+    from embedpipe.heads.nets import Params
 
-BETAS, EPSILON = (0.9, 0.999), 1e-8
+# N rows, B rows of a batch, G members, K outputs
+
+Stopped = Literal["patience", "schedule", "epochs", "diverged"]
+CHUNK_NBYTES = 32 << 20
+"""Features gathered at a time: several batches, since a read on disk costs a seek."""
+KEPT_NBYTES = 256 << 20
+"""Validation features up to this many bytes are kept between epochs."""
+VALIDATION_ROWS = 1024
+"""Rows judged at a time: every member's hidden units of them are in memory."""
 
 
 @dataclass(frozen=True)
@@ -26,194 +41,239 @@ class Recipe:
 
     lr: float
     weight_decay: float
-    dropout: float
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class Course:
+    """What members of a stack have in common.
+
+    Attributes
+    ----------
+    optimiser : str
+        ``adamw`` or ``sgd``.
+    schedule : str
+        ``constant`` learning rates, or ``cosine``: down to 0 after `epochs`.
+    epochs : int
+        Most passes over the training rows.
+    patience : int or None
+        Passes without a lower validation loss after which a member stops; None never stops one early.
+    batch : int
+        Rows a step.
+    seed : int
+        All members begin with the same weights and see the same batches, so that a member's fit does not
+        depend on which others are trained beside it.
+    """
+
+    optimiser: str
+    schedule: str
+    epochs: int
+    patience: int | None
+    batch: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Rows with their targets, read through a scaling.
+
+    Attributes
+    ----------
+    rows : Rows
+    y : array
+        As `losses.wanted_of` takes it.
+    weight : float array or None, shape (N,)
+    mean, scale : float64 arrays
+        Of the shape of a row, or broadcast against it.
+    """
+
+    rows: Rows
+    y: np.ndarray
+    weight: np.ndarray | None
+    mean: np.ndarray
+    scale: np.ndarray
+
+    def scaled(self, block: np.ndarray) -> torch.Tensor:
+        """A block of rows, float32."""
+        import torch
+
+        shifted = block - self.mean.astype(block.dtype)
+        shifted /= self.scale.astype(block.dtype)
+        return torch.from_numpy(shifted.astype(np.float32, copy=False))
+
+    def wanted(self, index: np.ndarray | slice, loss: LossName, num_outputs: int) -> Wanted:
+        """Targets of the rows at `index`."""
+        weight = None if self.weight is None else self.weight[index]
+        return wanted_of(loss, self.y[index], weight, num_outputs)
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """One trained member: float32 weights of its best epoch, and how training went."""
+    """One trained member: float32 parameters of its best epoch, and how training went.
 
-    hidden_weights: np.ndarray
-    hidden_bias: np.ndarray
-    output_weights: np.ndarray
-    output_bias: np.ndarray
+    Attributes
+    ----------
+    params : dict of arrays
+    num_epochs, best_epoch : int
+        `best_epoch` is 0 where no epoch was finite: the parameters are those it began with.
+    loss : float
+        On validation rows at the best epoch; NaN without them.
+    stopped : str
+        ``patience``; ``schedule``: its learning rate came down to 0; ``epochs`` ran out before patience did;
+        ``diverged``: its loss was no longer finite.
+    """
+
+    params: dict[str, np.ndarray]
     num_epochs: int
     best_epoch: int
-    stopped_early: bool
+    loss: float
+    stopped: Stopped
 
 
 def train_stack(
-    X_ND: np.ndarray,
-    y: np.ndarray,
-    X_val: np.ndarray | None,
-    y_val: np.ndarray | None,
-    *,
+    net: Net,
+    loss: LossName,
     num_outputs: int,
-    hidden: int,
+    train: Sampled,
+    val: Sampled | None,
     recipes: Sequence[Recipe],
-    epochs: int,
-    patience: int,
-    batch: int,
-    seed: int,
+    course: Course,
 ) -> list[Fitted]:
-    """Train one perceptron per recipe.
-
-    Parameters
-    ----------
-    X_ND, X_val
-        Float32 rows.
-    y, y_val
-        int64 codes (cross-entropy) or float64 values (squared error), shape (N,).
-    num_outputs
-        K: classes, or 1.
-    epochs, patience, batch
-        As `MlpClassifierHead` has them; without validation rows all `epochs` are made and the last weights
-        are kept.
-    seed
-        All members begin with the same weights and see the same batches, so that a member's fit does not
-        depend on which others are trained beside it.
-    """
+    """Train one network per recipe; without validation rows all epochs are made and the last weights kept."""
     import torch
 
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(course.seed)
     # dropout has a stream of its own: a member without it sees the same order as one trained alone
-    masks = torch.Generator().manual_seed(seed + 1)
-    X = torch.from_numpy(np.ascontiguousarray(X_ND))
-    target = _target(y)
-    num_rows, num_features = X.shape
-    params = [
-        _repeat(_uniform((num_features, hidden), num_features, generator), len(recipes)),
-        _repeat(_uniform((1, hidden), num_features, generator), len(recipes)),
-        _repeat(_uniform((hidden, num_outputs), hidden, generator), len(recipes)),
-        _repeat(_uniform((1, num_outputs), hidden, generator), len(recipes)),
-    ]
-    lr, decay, dropout = (
-        torch.tensor([getattr(recipe, name) for recipe in recipes], dtype=torch.float32)[:, None, None]
+    masks = torch.Generator().manual_seed(course.seed + 1)
+    params = {name: p.expand(len(recipes), *p.shape).clone() for name, p in net.initial(generator).items()}
+    lr, decay, rates = (
+        torch.tensor([getattr(recipe, name) for recipe in recipes], dtype=torch.float32)
         for name in ("lr", "weight_decay", "dropout")
     )
-    moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in params]
-    members = list(range(len(recipes)))
-    best_loss = torch.full((len(recipes),), torch.inf)
-    best_epoch = [0] * len(recipes)
-    best = [[p[g].clone() for p in params] for g in members]
-    results: dict[int, Fitted] = {}
-    any_dropout = any(recipe.dropout for recipe in recipes)
+    optimiser = OPTIMISERS[course.optimiser](params, lr, decay, net.decays)
+    dropout = Dropout(rates[:, None, None], masks) if bool(rates.any()) else None
+    judge = None if val is None else _Judge(net, loss, num_outputs, val)
+    race = _Race(params, course)
+    steps = math.ceil(train.rows.shape[0] / course.batch) * course.epochs
     step = 0
-    for epoch in range(1, epochs + 1):
-        order = torch.randperm(num_rows, generator=generator)
-        for start in range(0, num_rows, batch):
-            rows = order[start : start + batch]
+    for epoch in range(1, course.epochs + 1):
+        order = torch.randperm(train.rows.shape[0], generator=generator).numpy()
+        for x, wanted in _batches(train, order, course.batch, loss, num_outputs):
             step += 1
-            mask = None
-            if any_dropout:
-                kept = torch.rand((len(rows), hidden), generator=masks) >= dropout
-                mask = kept / (1.0 - dropout)
-            gradients = _gradients(params, X[rows], target[rows], mask)
-            _adamw(params, gradients, moments, lr, decay, step)
-        losses = None if X_val is None or y_val is None else _losses(params, X_val, y_val)
-        leaving = []
-        for here, member in enumerate(members):
-            if losses is None or losses[here] < best_loss[member]:
-                best_loss[member] = torch.inf if losses is None else losses[here]
-                best_epoch[member] = epoch
-                best[member] = [p[here].clone() for p in params]
-            early = losses is not None and epoch - best_epoch[member] >= patience
-            if early or epoch == epochs:
-                leaving.append(here)
-                results[member] = _fitted(best[member], epoch, best_epoch[member], early)
-        if len(leaving) == len(members):
+            factor = (
+                0.5 * (1 + math.cos(math.pi * (step - 1) / steps)) if course.schedule == "cosine" else 1.0
+            )
+            found = net.gradients(params, x, lambda out, w=wanted: errors(loss, out, w), dropout)  # type: ignore[misc]
+            optimiser.step(params, found, step, factor)
+        staying = race.after(epoch, params, None if judge is None else judge.losses(params))
+        if not staying:
             break
-        if leaving:
-            keep = [here for here in range(len(members)) if here not in leaving]
-            members = [members[here] for here in keep]
-            params = [p[keep] for p in params]
-            moments = [(first[keep], second[keep]) for first, second in moments]
-            lr, decay, dropout = lr[keep], decay[keep], dropout[keep]
-    return [results[member] for member in range(len(recipes))]
+        if len(staying) < len(optimiser.lr):
+            params = {name: p[staying] for name, p in params.items()}
+            optimiser.keep(staying)
+            if dropout is not None:
+                dropout.rates = dropout.rates[staying]
+    return race.results()
 
 
-def _gradients(
-    params: list[torch.Tensor], x_BD: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None
-) -> list[torch.Tensor]:
-    """Gradients of the mean loss of a batch, written out: at this size autograd costs more than the sums."""
-    import torch
-
-    hidden_weights, hidden_bias, output_weights, output_bias = params
-    num_members = len(hidden_weights)
-    x_GBD = x_BD.expand(num_members, *x_BD.shape)
-    active_GBH = torch.baddbmm(hidden_bias, x_GBD, hidden_weights).relu_()
-    dropped_GBH = active_GBH if mask is None else active_GBH * mask
-    out_GBK = torch.baddbmm(output_bias, dropped_GBH, output_weights)
-    if target.dtype == torch.int64:
-        error_GBK = out_GBK.softmax(dim=-1)
-        error_GBK[:, torch.arange(len(x_BD)), target] -= 1.0
-    else:
-        error_GBK = 2.0 * (out_GBK - target[:, None])
-    error_GBK /= len(x_BD)
-    back_GBH = error_GBK @ output_weights.transpose(1, 2)
-    if mask is not None:
-        back_GBH *= mask
-    back_GBH *= active_GBH > 0
-    return [
-        x_GBD.transpose(1, 2) @ back_GBH,
-        back_GBH.sum(dim=1, keepdim=True),
-        dropped_GBH.transpose(1, 2) @ error_GBK,
-        error_GBK.sum(dim=1, keepdim=True),
-    ]
+def _batches(
+    train: Sampled, order: np.ndarray, batch: int, loss: LossName, num_outputs: int
+) -> Iterator[tuple[torch.Tensor, Wanted]]:
+    """Rows in `order`, a batch at a time; gathered in chunks of several batches."""
+    row_nbytes = max(1, nbytes_of(train.rows) // max(1, train.rows.shape[0]))
+    chunk = max(1, CHUNK_NBYTES // (row_nbytes * batch)) * batch
+    for start in range(0, len(order), chunk):
+        index = order[start : start + chunk]
+        x = train.scaled(train.rows.gather(index))
+        wanted = train.wanted(index, loss, num_outputs)
+        places = wanted.values.shape[1] // len(index)
+        for here in range(0, len(index), batch):
+            stop = min(here + batch, len(index))
+            yield x[here:stop], wanted.part(slice(here * places, stop * places))
 
 
-def _adamw(
-    params: list[torch.Tensor],
-    gradients: list[torch.Tensor],
-    moments: list[tuple[torch.Tensor, torch.Tensor]],
-    lr: torch.Tensor,
-    decay: torch.Tensor,
-    step: int,
-) -> None:
-    """One step of AdamW in place, with a learning rate and a decay for each member."""
-    correction_1, correction_2 = 1.0 - BETAS[0] ** step, 1.0 - BETAS[1] ** step
-    for p, gradient, (first, second) in zip(params, gradients, moments, strict=True):
-        p *= 1.0 - lr * decay
-        first.lerp_(gradient, 1.0 - BETAS[0])
-        second.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1.0 - BETAS[1])
-        p -= (lr / correction_1) * first / ((second / correction_2).sqrt_() + EPSILON)
+class _Judge:
+    """Mean validation loss of every member."""
+
+    def __init__(self, net: Net, loss: LossName, num_outputs: int, val: Sampled) -> None:
+        self.net, self.loss, self.num_outputs, self.val = net, loss, num_outputs, val
+        self._kept: list[tuple[torch.Tensor, Wanted]] | None = None
+        if nbytes_of(val.rows) <= KEPT_NBYTES:
+            self._kept = list(self._parts())
+
+    def losses(self, params: Params) -> torch.Tensor:
+        """Shape (G,), float64."""
+        import torch
+
+        total = torch.zeros(len(next(iter(params.values()))), dtype=torch.float64)
+        mass = 0.0
+        with torch.no_grad():
+            for x, wanted in self._kept if self._kept is not None else self._parts():
+                total += losses(self.loss, self.net.outputs(params, x), wanted)
+                mass += wanted.mass
+        return total / mass
+
+    def _parts(self) -> Iterator[tuple[torch.Tensor, Wanted]]:
+        for place, block in self.val.rows.blocks():
+            x = self.val.scaled(block)
+            for start in range(0, len(block), VALIDATION_ROWS):
+                stop = min(start + VALIDATION_ROWS, len(block))
+                index = slice(place.start + start, place.start + stop)
+                yield x[start:stop], self.val.wanted(index, self.loss, self.num_outputs)
 
 
-def _losses(params: list[torch.Tensor], X_val: np.ndarray, y_val: np.ndarray) -> torch.Tensor:
-    """Mean validation loss of each member, shape (G,)."""
-    import torch
+class _Race:
+    """Which members are still trained, and the best that each has been."""
 
-    hidden_weights, hidden_bias, output_weights, output_bias = params
-    X, target = torch.from_numpy(np.ascontiguousarray(X_val)), _target(y_val)
-    hidden_GNH = torch.baddbmm(hidden_bias, X.expand(len(hidden_weights), *X.shape), hidden_weights).relu_()
-    out_GNK = torch.baddbmm(output_bias, hidden_GNH, output_weights)
-    if target.dtype == torch.int64:
-        losses_GN = -out_GNK.log_softmax(dim=-1)[:, torch.arange(len(X)), target]
-    else:
-        losses_GN = (out_GNK[..., 0] - target).square()
-    return losses_GN.mean(dim=1)
+    def __init__(self, params: Params, course: Course) -> None:
+        self.course = course
+        self.best = {name: p.clone() for name, p in params.items()}
+        num_members = len(next(iter(params.values())))
+        self.members = np.arange(num_members)
+        self.best_loss = np.full(num_members, np.inf)
+        self.best_epoch = np.zeros(num_members, np.int64)
+        self.num_epochs = np.zeros(num_members, np.int64)
+        self.stopped: list[Stopped] = ["epochs"] * num_members
 
+    def after(self, epoch: int, params: Params, losses_G: torch.Tensor | None) -> list[int]:
+        """Judge an epoch; places in the stack of the members that go on."""
+        sums = sum(p.double().sum(dim=tuple(range(1, p.ndim))) for p in params.values())
+        finite = np.isfinite(sums.numpy())  # type: ignore[union-attr]
+        loss = np.full(len(self.members), -float(epoch)) if losses_G is None else losses_G.numpy()
+        finite &= np.isfinite(loss)
+        better = finite & (loss < self.best_loss[self.members])
+        here, who = np.flatnonzero(better), self.members[better]
+        self.best_loss[who], self.best_epoch[who] = loss[better], epoch
+        for name, p in params.items():
+            self.best[name][who] = p[here]
+        self.num_epochs[self.members] = epoch
+        patience = self.course.patience
+        early = np.zeros(len(self.members), bool)
+        if losses_G is not None and patience is not None:
+            early = epoch - self.best_epoch[self.members] >= patience
+        last = epoch == self.course.epochs
+        staying = []
+        for place, member in enumerate(self.members):
+            if not finite[place]:
+                self.stopped[member] = "diverged"
+            elif early[place]:
+                self.stopped[member] = "patience"
+            elif last:
+                self.stopped[member] = "schedule" if self.course.schedule == "cosine" else "epochs"
+            else:
+                staying.append(place)
+        self.members = self.members[staying]
+        return staying
 
-def _target(y: np.ndarray) -> torch.Tensor:
-    import torch
-
-    return torch.from_numpy(y if y.dtype == np.int64 else y.astype(np.float32))
-
-
-def _uniform(shape: tuple[int, int], fan_in: int, generator: torch.Generator) -> torch.Tensor:
-    """Uniform in ±1/sqrt(fan_in), as torch's own linear layers begin."""
-    import torch
-
-    uniform: torch.Tensor = (torch.rand(shape, generator=generator) * 2.0 - 1.0) / float(fan_in) ** 0.5
-    return uniform
-
-
-def _repeat(p: torch.Tensor, num_members: int) -> torch.Tensor:
-    return p.repeat(num_members, 1, 1)
-
-
-def _fitted(best: list[torch.Tensor], num_epochs: int, best_epoch: int, stopped_early: bool) -> Fitted:
-    hidden_weights, hidden_bias, output_weights, output_bias = (p.numpy() for p in best)
-    return Fitted(
-        hidden_weights, hidden_bias[0], output_weights, output_bias[0], num_epochs, best_epoch, stopped_early
-    )
+    def results(self) -> list[Fitted]:
+        judged = np.isfinite(self.best_loss) & (self.best_loss >= 0)
+        return [
+            Fitted(
+                {name: p[member].numpy() for name, p in self.best.items()},
+                int(self.num_epochs[member]),
+                int(self.best_epoch[member]),
+                float(self.best_loss[member]) if judged[member] else math.nan,
+                self.stopped[member],
+            )
+            for member in range(len(self.best_loss))
+        ]

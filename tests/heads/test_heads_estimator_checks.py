@@ -1,4 +1,8 @@
-"""scikit-learn's own estimator checks, on every head that claims its interface; none is expected to fail."""
+"""scikit-learn's own estimator checks, on every head that claims its interface; none but one is expected to fail.
+
+That one asks that a row of weight two equals the row twice, to the bit of the weights. Batches drawn from another
+number of rows are other batches: scikit-learn's own SGD and perceptrons are excepted from it too.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,9 @@ from embedpipe.heads.knn import KnnClassifierHead, KnnRegressorHead
 from embedpipe.heads.lda import LdaHead
 from embedpipe.heads.logistic import LogisticHead
 from embedpipe.heads.mlp import MlpClassifierHead, MlpRegressorHead
+from embedpipe.heads.neural import NeuralHead
 from embedpipe.heads.ridge import RidgeClassifierHead, RidgeRegressorHead
+from embedpipe.heads.sgd import SgdClassifierHead, SgdRegressorHead
 from embedpipe.heads.svm import SvmHead
 
 HEADS = [
@@ -25,14 +31,23 @@ HEADS = [
     CentroidHead(),
     KnnClassifierHead(),
     KnnRegressorHead(),
-    MlpClassifierHead(hidden=16),
-    MlpRegressorHead(hidden=16),
+    SgdClassifierHead(epochs=40),
+    SgdRegressorHead(epochs=40),
+    MlpClassifierHead(hidden=16, epochs=40),
+    MlpRegressorHead(hidden=16, epochs=40),
     SklearnClassifierHead("sklearn:discriminant_analysis.LinearDiscriminantAnalysis"),
     SklearnRegressorHead("sklearn:linear_model.Ridge"),
 ]
 
 
-@parametrize_with_checks(HEADS)
+def excepted(head):
+    if isinstance(head, NeuralHead):
+        reason = "repeated rows make other batches"
+        return {"check_sample_weight_equivalence_on_dense_data": reason}
+    return {}
+
+
+@parametrize_with_checks(HEADS, expected_failed_checks=excepted)
 def test_scikit_learns_checks_hold(estimator, check):
     with warnings.catch_warnings():
         # the checks themselves skip what does not apply by a warning

@@ -6,72 +6,101 @@ import numpy as np
 import pytest
 import torch
 
+from embedpipe.heads.losses import errors, wanted_of
 from embedpipe.heads.mlp import MlpClassifierHead, MlpRegressorHead
+from embedpipe.heads.nets import Dropout, PerceptronNet
+from embedpipe.heads.optimisers import AdamW
 from embedpipe.heads.registry import fit_grid
-from embedpipe.heads.stacked import Recipe, _adamw, _gradients, train_stack
+from embedpipe.heads.rows import ArrayRows
+from embedpipe.heads.stacked import Course, Recipe, Sampled, train_stack
 
 
-def reference(X, target, params, recipe, epochs, batch, seed):
-    """The same training with torch's autograd, losses and AdamW."""
-    generator = torch.Generator().manual_seed(seed)
-    for p in params:
-        torch.rand(p.shape, generator=generator)
-    leaves = [p.clone().requires_grad_() for p in params]
-    optimiser = torch.optim.AdamW(leaves, lr=recipe.lr, weight_decay=recipe.weight_decay)
-    loss_of = torch.nn.functional.cross_entropy if target.dtype == torch.int64 else None
-    for _ in range(epochs):
+def sampled(X, y, weight=None):
+    return Sampled(ArrayRows(X), y, weight, np.zeros(X.shape[1]), np.ones(X.shape[1]))
+
+
+def reference(X, y, net, loss_of, recipe, course):
+    """The same training with torch's modules, autograd, losses and AdamW."""
+    generator = torch.Generator().manual_seed(course.seed)
+    params = net.initial(generator)
+    widths = [net.num_features, *[net.hidden] * net.num_layers, net.num_outputs]
+    layers = []
+    for i in range(net.num_layers + 1):
+        linear = torch.nn.Linear(widths[i], widths[i + 1])
+        linear.load_state_dict({"weight": params[f"{i}.weights"], "bias": params[f"{i}.bias"][:, 0]})
+        layers += [linear, torch.nn.ReLU()]
+    module = torch.nn.Sequential(*layers[:-1])
+    optimiser = torch.optim.AdamW(
+        [
+            {"params": [p for n, p in module.named_parameters() if "weight" in n]},
+            {"params": [p for n, p in module.named_parameters() if "bias" in n], "weight_decay": 0.0},
+        ],
+        lr=recipe.lr,
+        weight_decay=recipe.weight_decay,
+    )
+    for _ in range(course.epochs):
         order = torch.randperm(len(X), generator=generator)
-        for rows in order.split(batch):
-            out = torch.relu(X[rows] @ leaves[0] + leaves[1]) @ leaves[2] + leaves[3]
-            loss = loss_of(out, target[rows]) if loss_of else ((out[:, 0] - target[rows]) ** 2).mean()
+        for rows in order.split(course.batch):
             optimiser.zero_grad()
-            loss.backward()
+            loss_of(module(X[rows]), y[rows]).backward()
             optimiser.step()
-    return [leaf.detach().numpy() for leaf in leaves]
+    return module
 
 
-@pytest.mark.parametrize("kind", ["classes", "number"])
-def test_training_equals_torchs_autograd_and_adamw(features, kind):
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("kind", ["softmax", "square"])
+def test_training_equals_torchs_modules_autograd_and_adamw(features, kind, layers):
     X, codes = features(90, 12, 3)
     X = (X - X.mean(0)) / X.std(0)
-    y = codes if kind == "classes" else codes.astype(np.float64)
-    recipe = Recipe(lr=0.01, weight_decay=0.1, dropout=0.0)
-    num_outputs = 3 if kind == "classes" else 1
-    options = {"num_outputs": num_outputs, "hidden": 7, "patience": 9, "batch": 32, "seed": 5}
-    start = train_stack(X, y, None, None, recipes=[Recipe(1e-30, 0, 0)], epochs=1, **options)[0]
-    (found,) = train_stack(X, y, None, None, recipes=[recipe], epochs=6, **options)
-    initial = [start.hidden_weights, start.hidden_bias[None], start.output_weights, start.output_bias[None]]
-    target = torch.from_numpy(y if kind == "classes" else y.astype(np.float32))
-    wanted = reference(torch.from_numpy(X), target, [torch.from_numpy(p) for p in initial], recipe, 6, 32, 5)
-    np.testing.assert_allclose(found.hidden_weights, wanted[0], atol=2e-5)
-    np.testing.assert_allclose(found.output_bias, wanted[3][0], atol=2e-5)
+    num_outputs = 3 if kind == "softmax" else 1
+    loss_of = torch.nn.functional.cross_entropy if kind == "softmax" else torch.nn.functional.mse_loss
+    y = torch.from_numpy(codes) if kind == "softmax" else torch.from_numpy(codes.astype("f4"))[:, None]
+    recipe, course = Recipe(lr=0.01, weight_decay=0.1), Course("adamw", "constant", 6, 9, 32, 5)
+    net = PerceptronNet(12, num_outputs, 7, layers)
+    (found,) = train_stack(net, kind, num_outputs, sampled(X, y.numpy().ravel()), None, [recipe], course)
+    module = reference(torch.from_numpy(X), y, net, loss_of, recipe, course)
+    for i in range(layers + 1):
+        np.testing.assert_allclose(
+            found.params[f"{i}.weights"], module[2 * i].weight.detach().numpy(), atol=2e-5
+        )
+        np.testing.assert_allclose(
+            found.params[f"{i}.bias"][:, 0], module[2 * i].bias.detach().numpy(), atol=2e-5
+        )
 
 
 def test_gradients_under_dropout_equal_autograds():
     generator = torch.Generator().manual_seed(0)
-    shapes = [(2, 5, 4), (2, 1, 4), (2, 4, 3), (2, 1, 3)]
-    params = [torch.randn(shape, generator=generator) for shape in shapes]
-    x, target = torch.randn((6, 5), generator=generator), torch.tensor([0, 1, 2, 0, 1, 2])
-    mask = (torch.rand((2, 6, 4), generator=generator) > 0.3) / 0.7
-    leaves = [p.clone().requires_grad_() for p in params]
-    hidden = torch.relu(x @ leaves[0] + leaves[1]) * mask
-    out = hidden @ leaves[2] + leaves[3]
-    sum(torch.nn.functional.cross_entropy(o, target) for o in out).backward()
-    for found, leaf in zip(_gradients(params, x, target, mask), leaves, strict=True):
-        torch.testing.assert_close(found, leaf.grad)
+    net = PerceptronNet(5, 3, 4, 2)
+    params = {n: torch.randn((2, *p.shape), generator=generator) for n, p in net.initial(generator).items()}
+    x, codes = torch.randn((6, 5), generator=generator), np.array([0, 1, 2, 0, 1, 2])
+    wanted = wanted_of("softmax", codes, None, 3)
+    rates = torch.tensor([0.0, 0.4])[:, None, None]
+    dropout = Dropout(rates, torch.Generator().manual_seed(1))
+    found = net.gradients(params, x, lambda out: errors("softmax", out, wanted), dropout)
+    replay = Dropout(rates, torch.Generator().manual_seed(1))
+    leaves = {name: p.clone().requires_grad_() for name, p in params.items()}
+    here = leaves["0.weights"] @ x.T + leaves["0.bias"]
+    for i in (1, 2):
+        here = leaves[f"{i}.weights"] @ (here.relu() * replay.mask(4, 6)) + leaves[f"{i}.bias"]
+    sum(torch.nn.functional.cross_entropy(out.T, torch.from_numpy(codes)) for out in here).backward()
+    for name, leaf in leaves.items():
+        torch.testing.assert_close(found[name], leaf.grad)
 
 
 def test_adamw_gives_each_member_its_own_rate():
-    params = [torch.ones((2, 1, 1))]
-    moments = [(torch.zeros((2, 1, 1)), torch.zeros((2, 1, 1)))]
-    rates, decay = torch.tensor([0.1, 0.01])[:, None, None], torch.zeros((2, 1, 1))
-    _adamw(params, [torch.ones((2, 1, 1))], moments, rates, decay, 1)
-    torch.testing.assert_close(params[0].ravel(), torch.tensor([0.9, 0.99]))
+    params = {"weights": torch.ones((2, 1, 1))}
+    adamw = AdamW(params, torch.tensor([0.1, 0.01]), torch.zeros(2), lambda name: True)
+    adamw.step(params, {"weights": torch.ones((2, 1, 1))}, 1, 1.0)
+    torch.testing.assert_close(params["weights"].ravel(), torch.tensor([0.9, 0.99]))
 
 
-def test_candidates_trained_together_equal_those_trained_alone(features):
+@pytest.mark.parametrize("layers", [1, 2])
+def test_candidates_trained_together_equal_those_trained_alone(features, layers):
     X, codes = features(120, 20, 4)
-    candidates = [{"hidden": 16, "lr": lr, "epochs": 15, "patience": 3} for lr in (1e-3, 1e-2, 0.1)]
+    candidates = [
+        {"hidden": 16, "layers": layers, "lr": lr, "dropout": drop, "epochs": 15, "patience": 3}
+        for lr, drop in ((1e-3, 0.0), (1e-2, 0.2), (0.1, 0.0))
+    ]
     together = fit_grid(
         "mlp", candidates, X[:90], codes[:90], kind="classes", seed=3, X_val=X[90:], y_val=codes[90:]
     )
@@ -80,7 +109,7 @@ def test_candidates_trained_together_equal_those_trained_alone(features):
         (alone,) = fit_grid(
             "mlp", [candidate], X[:90], codes[:90], kind="classes", seed=3, X_val=X[90:], y_val=codes[90:]
         )
-        assert head.best_epoch_ == alone.best_epoch_
+        assert (head.best_epoch_, head.stopped_) == (alone.best_epoch_, alone.stopped_)
         np.testing.assert_allclose(head.predict_proba(X), alone.predict_proba(X), atol=1e-4)
 
 
@@ -107,7 +136,7 @@ def test_the_best_epochs_weights_are_kept(features):
     (kept,) = fit_grid("mlp", [{**options, "patience": 15}], X[:90], noisy, **data)
     (cut,) = fit_grid("mlp", [{**options, "patience": 15, "epochs": kept.best_epoch_}], X[:90], noisy, **data)
     assert kept.converged_ and kept.num_epochs_ == kept.best_epoch_ + 15
-    assert not cut.converged_
+    assert not cut.converged_ and cut.stopped_ == "epochs"
     assert loss(kept) == pytest.approx(loss(cut), rel=1e-6)
 
 

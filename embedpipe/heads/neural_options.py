@@ -1,0 +1,89 @@
+"""Options of the families that are trained by gradient steps: `sgd`, `mlp`, `conv`, `attentive`, `layerwise`.
+
+Knows nothing of estimators: validating params.yaml imports neither torch nor scikit-learn.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from embedpipe.heads.options import (
+    CLASS_WEIGHT,
+    ClassWeights,
+    Counts,
+    HeadOptions,
+    NonNegatives,
+    Positives,
+    Switches,
+    distinct,
+    expand,
+)
+
+Schedules = Annotated[
+    tuple[Literal["constant", "cosine"], ...], BeforeValidator(expand), AfterValidator(distinct)
+]
+Shares = Annotated[
+    tuple[Annotated[float, Field(ge=0, lt=1)], ...], BeforeValidator(expand), AfterValidator(distinct)
+]
+Patiences = Annotated[
+    tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(expand), AfterValidator(distinct)
+]
+
+
+class NeuralOptions(HeadOptions):
+    """What all of them take."""
+
+    lr: Positives = Field(default=(3e-3,), description="AdamW learning rate; 3e-3 suits standardised inputs.")
+    weight_decay: NonNegatives = Field(
+        default=(1e-2,), description="AdamW's decoupled decay per step and unit of lr; its usual 1e-2."
+    )
+    schedule: Schedules = Field(
+        default=("constant",),
+        description="Learning rate: constant, since patience decides the end, or cosine, down to 0 after epochs.",
+    )
+    epochs: Counts = Field(
+        default=(100,), description="Most passes over the training rows; patience ends most fits."
+    )
+    patience: Patiences = Field(
+        default=(10,),
+        description="Epochs without a better validation loss before stopping; 10 outlasts its noise, 0 never stops.",
+    )
+    batch: Counts = Field(default=(256,), description="Rows a step; 256 keeps two cores busy.")
+    standardise: Switches = Field(
+        default=(True,), description="Scale columns to unit variance on the training rows; SGD needs it."
+    )
+    class_weight: ClassWeights = Field(default=(None,), description=CLASS_WEIGHT)
+
+
+class SgdOptions(NeuralOptions):
+    """Linear models by momentum SGD; the whole grid shares one matrix product a batch."""
+
+    lr: Positives = Field(
+        default=(1e-3, 3e-3, 1e-2, 3e-2, 1e-1),
+        description="Learning rates with momentum 0.9; five, since more cost next to nothing.",
+    )
+    weight_decay: NonNegatives = Field(
+        default=(0.0, 1e-3),
+        description="L2 penalty beside the mean loss, 1 / (N * C) of logistic; 0 as in DINOv2, and one that counts.",
+    )
+
+    epochs: Counts = Field(
+        default=(300,), description="Most passes over the training rows; low learning rates need many."
+    )
+
+    def few_shot(self) -> dict[str, tuple[object, ...]]:
+        return {**super().few_shot(), "lr": (min(self.lr, key=lambda lr: abs(lr - 0.01)),)}
+
+
+class MlpOptions(NeuralOptions):
+    """A small perceptron trained by AdamW, stopped early on validation."""
+
+    hidden: Counts = Field(default=(128,), description="Units of a hidden layer; 128 fits a tap in a second.")
+    layers: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=2)], ...], BeforeValidator(expand), AfterValidator(distinct)
+    ] = Field(default=(1,), description="Hidden layers, 1 or 2; one is enough on most features.")
+    dropout: Shares = Field(
+        default=(0.0,), description="Share of hidden units dropped in training; off by default."
+    )
