@@ -25,7 +25,7 @@ from embedpipe.heads.options import HeadOptions
 from embedpipe.heads.registry import head_options
 from embedpipe.ingest.options import DatasetOptions
 from embedpipe.ingest.task_options import TaskOptions
-from embedpipe.params import StrictModel, did_you_mean, load_yaml, problems
+from embedpipe.params import Seed, StrictModel, did_you_mean, load_yaml, problems
 from embedpipe.report.options import ReportOptions
 
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
@@ -34,13 +34,13 @@ _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
 class Params(StrictModel):
     """Every section of params.yaml. Sections are written out, if only as {}, since DVC tracks them by name."""
 
-    seed: int = Field(ge=0, description="Seed of splits, k-shot draws, bootstrap and random starts.")
+    seed: Seed = Field(description="Seed of splits, k-shot draws, bootstrap and random starts, below 2**32.")
     datasets: dict[str, DatasetOptions] = Field(min_length=1, description="Samples, by name.")
     tasks: dict[str, TaskOptions] = Field(min_length=1, description="Labels, by name, each on a data set.")
     source: dict[str, SourceModelOptions] = Field(description="Source models trained here; {} for none.")
     backbones: dict[str, BackboneOptions] = Field(min_length=1, description="Frozen source models.")
     extract: ExtractOptions = Field(description="How features are computed and stored.")
-    heads: dict[str, dict[str, Any]] = Field(min_length=1, description="Families of heads with their grids.")
+    heads: dict[str, Any] = Field(min_length=1, description="Families of heads with their grids.")
     baselines: Baselines = Field(description="What the arms are shown beside.")
     select: SelectOptions = Field(description="What chooses the arm.")
     compare: CompareOptions = Field(description="Label budgets and the test's seal.")
@@ -70,19 +70,19 @@ def load_params(path: Path) -> Params:
         params = Params.model_validate(raw)
     except ValidationError as error:
         found = problems(error, Params, where)
-        found += _head_problems(raw.get("heads"))
+        found += _head_problems(raw.get("heads"), where)
         raise ConfigError("\n".join(found)) from error
-    found = _head_problems(raw["heads"]) + _cross_problems(params, where)
+    found = _head_problems(raw["heads"], where) + _cross_problems(params, where)
     if found:
         raise ConfigError("\n".join(found))
     return params
 
 
-def _head_problems(heads: object) -> list[str]:
+def _head_problems(heads: object, where: str) -> list[str]:
     found = []
     for name, raw in heads.items() if isinstance(heads, dict) else ():
         try:
-            head_options(name, raw)
+            head_options(name, raw, f"{where}: heads.{name}")
         except ConfigError as error:
             found += str(error).splitlines()
     return found

@@ -12,9 +12,9 @@ import types
 import typing
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
@@ -28,6 +28,8 @@ class StrictModel(BaseModel):
 
 
 Model = TypeVar("Model", bound=BaseModel)
+Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]
+"""Of a random generator: 32 bits, since scikit-learn takes no more."""
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
@@ -72,6 +74,20 @@ def validate(model: type[Model], raw: Any, where: str) -> Model:
         return model.model_validate(raw)
     except ValidationError as error:
         raise ConfigError("\n".join(problems(error, model, where))) from error
+
+
+def validate_value(kind: Any, raw: Any, where: str) -> Any:
+    """Validate a section that is one value against a type annotation.
+
+    Raises
+    ------
+    ConfigError
+        One message with every problem.
+    """
+    try:
+        return TypeAdapter(kind).validate_python(raw)
+    except ValidationError as error:
+        raise ConfigError("\n".join(problems(error, BaseModel, where))) from error
 
 
 def problems(error: ValidationError, model: type[BaseModel], where: str) -> list[str]:
@@ -141,19 +157,23 @@ def _message(item: Any, kinds: Sequence[Any], has_place: bool) -> str:
         near = did_you_mean(item["input"], known)
     elif kind in ("model_type", "model_attributes_type", "dict_type"):
         message = "input should be a mapping of keys to values"
+    elif kind in ("list_type", "tuple_type"):
+        message = "input should be a list"
+    elif kind == "too_short":
+        return (
+            f"expected at least {_counted(item['ctx']['min_length'])}, found {len(item['input']) or 'none'}"
+        )
     return f"{message[:1].lower()}{message[1:]}{near}; found {item['input']!r}"
+
+
+def _counted(num: int) -> str:
+    return "one entry" if num == 1 else f"{num} entries"
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:
     """`` (did you mean 'x'?)`` or nothing."""
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f" (did you mean {near[0]!r}?)" if near else ""
-
-
-def known_keys(model: type[BaseModel], loc: Sequence[int | str]) -> set[str]:
-    """Keys that are allowed at `loc` inside `model`, descending through dicts, lists and unions."""
-    _, kinds, _ = _place(model, [*loc, ""])
-    return _field_names(kinds)
 
 
 def _place(model: type[BaseModel], loc: Sequence[int | str]) -> tuple[list[str], list[Any], bool]:

@@ -83,15 +83,19 @@ def weights_digest(module: nn.Module, leave_out: frozenset[str] = frozenset()) -
     return digest.hexdigest()
 
 
-def _from_torchvision(name: str, weights: str, where: str) -> nn.Module:
-    enum = torchvision.models.get_model_weights(name)
-    names = list(enum.__members__)
+def check_enum_name(name: str, weights: str, where: str) -> None:
+    """Check that torchvision has weights of that name for a model; ConfigError that lists them."""
+    names = list(torchvision.models.get_model_weights(name).__members__)
     if weights not in names:
         raise ConfigError(
             f"{where}: {name} has no weights {weights!r}{did_you_mean(weights, names)}; "
             f"it has {', '.join(names)}; also random:<seed>, or a .safetensors or .pth path"
         )
-    chosen = enum[weights]
+
+
+def _from_torchvision(name: str, weights: str, where: str) -> nn.Module:
+    check_enum_name(name, weights, where)
+    chosen = torchvision.models.get_model_weights(name)[weights]
     try:
         module: nn.Module = torchvision.models.get_model(name, weights=chosen, progress=False)
     except (OSError, urllib.error.URLError, RuntimeError) as error:

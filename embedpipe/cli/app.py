@@ -198,6 +198,8 @@ def info(as_json: Json = False) -> None:
 
     found = collect(workspace, params)
     _print_json(found) if as_json else show(workspace, found)
+    if found["problems"]:
+        raise typer.Exit(2)
 
 
 @app.command(rich_help_panel=_QUESTIONS)

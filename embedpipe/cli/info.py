@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from embedpipe.cli.checks import machine_problems
 from embedpipe.cli.tables import nbytes_text, out
 from embedpipe.config import Params
 from embedpipe.manifest.table import Manifest
@@ -16,6 +17,7 @@ def collect(workspace: Workspace, params: Params) -> dict[str, Any]:
     """State of every part; null where a step has not run yet."""
     return {
         "root": str(workspace.root),
+        "problems": machine_problems(params, workspace),
         "work_dir": str(workspace.work_dir),
         "datasets": {name: _dataset(workspace.manifest(name)) for name in params.datasets},
         "tasks": {name: {"on": task.on, "kind": task.kind} for name, task in params.tasks.items()},
@@ -55,7 +57,11 @@ def _json(path: Path) -> Any:
 def show(workspace: Workspace, found: dict[str, Any]) -> None:
     """Print the state, and the leaderboard where there is one."""
     console = out()
-    console.print("params.yaml is valid", style="green")
+    for problem in found["problems"]:
+        console.print(f"error: {problem}", style="red", markup=False)
+    if not found["problems"]:
+        console.print("params.yaml is valid", style="green", end="; ")
+        console.print("`embedpipe plan` builds the backbones too, and so checks their taps and weights")
     for name, dataset in found["datasets"].items():
         state = (
             f"{dataset['samples']:,} samples ("

@@ -40,8 +40,10 @@ class TaskOptions(StrictModel):
         description="What to do about labels for ids that the data set lacks; refused, since ids that do not "
         "match are how labels get lost.",
     )
-    heads: list[str] | None = Field(default=None, description="Heads to train; all by default.")
-    backbones: list[str] | None = Field(default=None, description="Backbones to read; all by default.")
+    heads: list[str] | None = Field(default=None, min_length=1, description="Heads to train; all by default.")
+    backbones: list[str] | None = Field(
+        default=None, min_length=1, description="Backbones to read; all by default."
+    )
 
     @model_validator(mode="after")
     def _column_needs_a_table(self) -> Self:

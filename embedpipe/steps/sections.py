@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel
 
 from embedpipe.errors import ConfigError
-from embedpipe.params import did_you_mean, load_yaml, validate
+from embedpipe.params import Seed, did_you_mean, load_yaml, validate, validate_value
 from embedpipe.workspace import Workspace
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -69,16 +69,13 @@ class Sections:
 
     def value(self, section: str, kind: Any) -> Any:
         """A section that is one value, checked against a type annotation."""
-        try:
-            return TypeAdapter(kind).validate_python(self.raw(section))
-        except ValidationError as error:
-            reasons = "; ".join(item["msg"].removeprefix("Value error, ") for item in error.errors())
-            raise ConfigError(f"{self._path.name}: {section}: {reasons}") from error
+        return validate_value(kind, self.raw(section), f"{self._path.name}: {section}")
 
     def seed(self) -> int:
         """The run's seed."""
-        return int(self.value("seed", Annotated[int, Field(ge=0)]))
+        return int(self.value("seed", Seed))
 
-    def converted(self, section: str, convert: Callable[[str, Any], Value]) -> dict[str, Value]:
-        """Every entry of a section, checked by `convert(name, raw)`."""
-        return {name: convert(name, raw) for name, raw in self.entries(section).items()}
+    def converted(self, section: str, convert: Callable[[str, Any, str], Value]) -> dict[str, Value]:
+        """Every entry of a section, checked by `convert(name, raw, where)`."""
+        where = f"{self._path.name}: {section}"
+        return {name: convert(name, raw, f"{where}.{name}") for name, raw in self.entries(section).items()}

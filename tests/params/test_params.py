@@ -9,7 +9,7 @@ import pytest
 from pydantic import Field, model_validator
 
 from embedpipe.errors import ConfigError
-from embedpipe.params import StrictModel, did_you_mean, known_keys, load_yaml, validate
+from embedpipe.params import StrictModel, did_you_mean, load_yaml, validate
 
 
 class Circle(StrictModel):
@@ -117,12 +117,6 @@ def test_a_section_is_named_with_a_dot_after_its_place() -> None:
     with pytest.raises(ConfigError) as caught:
         validate(Drawing, {"shape": {"kind": "square", "side": 1}, "scal": 2}, "params.yaml: drawings.a")
     assert str(caught.value).startswith("params.yaml: drawings.a.scal: unknown key (did you mean 'scale'?)")
-
-
-def test_known_keys_descend_through_dicts_and_tags() -> None:
-    assert known_keys(Project, ["drawings", "a"]) == {"shape", "scale"}
-    assert known_keys(Project, ["drawings", "a", "shape", "square"]) == {"kind", "side"}
-    assert known_keys(Project, []) == {"seed", "drawings", "shapes", "shots", "limits"}
 
 
 def test_did_you_mean_is_silent_without_a_near_name() -> None:

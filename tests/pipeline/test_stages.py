@@ -1,5 +1,6 @@
 """dvc.yaml: what each stage depends on is what it imports, and nothing that heads do can rerun extraction."""
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -29,6 +30,17 @@ def imported(stage):
 @pytest.mark.parametrize("stage", sorted(STAGES))
 def test_code_deps_are_exactly_what_the_stage_imports(stage):
     assert code_deps(stage) == imported(stage), f"run python tests/closure.py for the deps of {stage}"
+
+
+def test_every_code_dep_is_tracked_by_git():
+    """A dep that git does not have is missing from a clone, where every stage then fails."""
+    if not (closure.ROOT / ".git").exists():
+        pytest.skip("not a git checkout: an unpacked copy has what it has")
+    listing = subprocess.run(
+        ["git", "ls-files"], cwd=closure.ROOT, capture_output=True, text=True, check=True
+    )
+    missing = set().union(*map(code_deps, STAGES)) - set(listing.stdout.splitlines())
+    assert not missing, f"git add {' '.join(sorted(missing))}"
 
 
 @pytest.mark.parametrize("stage", sorted(STAGES))
