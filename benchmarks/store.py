@@ -65,29 +65,39 @@ def make_blocks(rows: int, columns: int) -> Iterator[np.ndarray]:
         yield rng.standard_normal((min(BLOCK_ROWS, rows - start), columns), np.float32).astype(np.float16)
 
 
+def in_order(blocks: Iterator[np.ndarray]) -> Callable[[int, int], np.ndarray]:
+    """Rows out of blocks that are made as they are asked for."""
+    held, first = np.zeros((0, 0), np.float16), 0
+
+    def read(start: int, stop: int) -> np.ndarray:
+        nonlocal held, first
+        while first + len(held) < stop:
+            block = next(blocks)
+            held, first = np.concatenate([held[start - first :].reshape(-1, block.shape[1]), block]), start
+        return held[start - first : stop - first]
+
+    return read
+
+
 def keys_of(rows: int) -> np.ndarray:
     """One key a row."""
     keys = b"".join(hashlib.blake2b(str(i).encode(), digest_size=16).digest() for i in range(rows))
     return np.frombuffer(keys, np.uint8).reshape(-1, 16)
 
 
-def write_store(folder: Path, blocks: Iterator[np.ndarray], keys: np.ndarray, columns: int) -> Path:
-    """Commit the rows to a new working group, as extraction does; returns its folder."""
+def write_store(folder: Path, read: Callable[[int, int], np.ndarray], keys: np.ndarray, columns: int) -> Path:
+    """Commit rows, `read` in order, to a new working group, as extraction does; returns its folder."""
     group = open_group(folder, SPEC)
     with group.lock():
         group.recover()
         group.ensure_taps({TAP: (columns,)})
         plan = group.plan(keys)
-        held = np.zeros((0, columns), np.float16)
         for block in plan.blocks:
             with group.writer(plan, block, batch=1024) as writer:
                 for segment in block.segments:
                     for start in range(0, len(segment.rows), 1024):
                         some = segment.rows[start : start + 1024]
-                        while len(held) < len(some):
-                            held = np.concatenate([held, next(blocks)])
-                        writer.append(some, {TAP.name: held[: len(some)]})
-                        held = held[len(some) :]
+                        writer.append(some, {TAP.name: read(int(some[0]), int(some[-1]) + 1)})
                 writer.commit()
     return group.path
 
@@ -209,14 +219,13 @@ def measure_epoch(flat: np.ndarray, features: Features, rounds: int) -> dict[str
 
 
 def measure_write(folder: Path, columns: int, rows: int, rounds: int) -> dict[str, Any]:
-    blocks = list(make_blocks(rows, columns))
-    values, keys = np.concatenate(blocks), keys_of(rows)
+    values, keys = np.concatenate(list(make_blocks(rows, columns))), keys_of(rows)
 
     def by_numpy(i: int) -> None:
         write_numpy(folder / f"write-{i}.npy", values)
 
     def by_store(i: int) -> None:
-        write_store(folder / f"write-{i}", iter(blocks), keys, columns)
+        write_store(folder / f"write-{i}", lambda start, stop: values[start:stop], keys, columns)
 
     times: dict[str, list[float]] = {"memmap": [], "store": []}
     for i in range(rounds):
@@ -286,7 +295,7 @@ def measure(folder: Path, rows: int, columns: int, rounds: int) -> dict[str, Any
     flat_file.flush()
     del flat_file
     keys = keys_of(rows)
-    write_store(folder / "stores", make_blocks(rows, columns), keys, columns)
+    write_store(folder / "stores", in_order(make_blocks(rows, columns)), keys, columns)
     publish(open_group(folder / "stores", SPEC), [TAP.name], folder / "published")
     flat = np.load(folder / "flat.npy", mmap_mode="r")
     store = FeatureStore.open(folder / "published")

@@ -13,7 +13,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Self
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 def canonical_json(value: Any) -> str:

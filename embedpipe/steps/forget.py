@@ -18,7 +18,7 @@ from embedpipe.store.publishing import publish
 from embedpipe.store.reader import FeatureStore
 from embedpipe.terminal import say
 from embedpipe.tracking import cache_of, held_by_remote, remotes_of
-from embedpipe.upkeep.compaction import erase, files_of_rows
+from embedpipe.upkeep.compaction import erase, md5s_of_rows
 from embedpipe.workspace import Workspace
 
 
@@ -157,7 +157,7 @@ def _find_rows(workspace: Workspace, found: Forgetting) -> None:
             rows = _rows_of(group, found.key)
         if rows:
             found.rows.append((group, rows))
-            found.md5s += [record.md5 for record in files_of_rows(group, rows)]
+            found.md5s += md5s_of_rows(group, rows)
 
 
 def _find_objects(workspace: Workspace, found: Forgetting) -> None:
@@ -182,8 +182,9 @@ def _tracked_md5s(workspace: Workspace, key: bytes) -> Iterator[str]:
         if row >= 0:
             for layout in (KEYS_LAYOUT, PART_LAYOUT, *(layout_of(tap) for tap in store.taps.values())):
                 path = layout.shard_path(row // layout.shard_rows)
-                if path in store.contents.files:
-                    yield store.contents.files[path].md5
+                md5 = store.contents.files[path].md5 if path in store.contents.files else None
+                if md5 is not None:
+                    yield md5
 
 
 def _rows_of(group: Group, key: bytes) -> list[int]:

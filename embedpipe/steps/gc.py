@@ -17,6 +17,7 @@ from embedpipe.steps.stores import StorePlaces
 from embedpipe.store import ledger, published
 from embedpipe.store.disk import remove_tree
 from embedpipe.store.group import GROUP, Group, GroupInfo, find_groups, open_group
+from embedpipe.store.lock import GroupLock
 from embedpipe.store.published import parse_contents
 from embedpipe.terminal import say
 from embedpipe.tracking import TrackedFolder, tracked_outs
@@ -91,8 +92,7 @@ def find_garbage(workspace: Workspace) -> Garbage:
 def collect_garbage(workspace: Workspace, garbage: Garbage) -> None:
     """Free it. What has changed since it was found is looked at again."""
     for info in garbage.groups:
-        group = open_group(workspace.stores_dir, info.spec, generation=info.generation)
-        with group.lock():  # nobody is filling it at this moment
+        with GroupLock(info.path):  # nobody is filling it at this moment
             # without its name plate it is no group: a kill from here on leaves a folder that the next gc removes
             (info.path / GROUP).unlink()
             (info.path / ledger.NAME).unlink(missing_ok=True)

@@ -20,7 +20,7 @@ from embedpipe.steps.extract import extract_features
 from embedpipe.steps.sections import Sections
 from embedpipe.steps.stores import StorePlaces
 from embedpipe.steps.verify import verify_cache
-from embedpipe.store.disk import record_of_file
+from embedpipe.store.disk import md5_of_file
 from embedpipe.store.verification import verify
 from embedpipe.terminal import say
 from embedpipe.tracking import DvcCache
@@ -92,7 +92,7 @@ def _published_damages(folder: Path) -> list[Any]:
 def _put_back(cache: DvcCache, broken: Iterable[Path], places: StorePlaces) -> list[dict[str, Any]]:
     """Link mended files into DVC's cache under the names of the objects that were damaged."""
     files = sorted((p for p in places.folder.rglob("*") if p.is_file()), key=lambda p: p.parts)
-    listed = [(path.relative_to(places.folder).as_posix(), record_of_file(path).md5) for path in files]
+    listed = [(path.relative_to(places.folder).as_posix(), md5_of_file(path)) for path in files]
     md5_of = {md5: places.folder / name for name, md5 in listed}
     # a folder's object, as DVC writes it: where nothing else changed it comes out with the old name
     listing = json.dumps([{"md5": md5, "relpath": name} for name, md5 in listed], sort_keys=True).encode()

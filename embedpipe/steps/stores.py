@@ -71,4 +71,5 @@ class StorePlaces:
     def candidates(self, path: str, record: FileRecord) -> Iterator[Path]:
         """Where a whole copy of a working group's file may lie."""
         yield self.folder / path
-        yield self.tracked.cache.object(record.md5)
+        if record.md5 is not None:
+            yield self.tracked.cache.object(record.md5)

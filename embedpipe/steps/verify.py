@@ -7,7 +7,7 @@ from typing import Any
 
 from embedpipe.errors import DataError, StoreError
 from embedpipe.steps.stores import StorePlaces
-from embedpipe.store.disk import record_of_file
+from embedpipe.store.disk import md5_of_file
 from embedpipe.store.verification import CHECKSUM, MISSING, Damage, VerifyReport, verify
 from embedpipe.tracking import TrackedFolder
 from embedpipe.workspace import Workspace
@@ -64,7 +64,7 @@ def verify_cache(tracked: TrackedFolder) -> list[Damage]:
         if not path.exists():
             damages.append(Damage(path, MISSING, "an object of DVC's cache", "nothing"))
             continue
-        found = record_of_file(path).md5
+        found = md5_of_file(path)
         if found != md5.removesuffix(".dir"):
             damages.append(Damage(path, CHECKSUM, f"md5 {md5.removesuffix('.dir')}", found))
     return damages

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from embedpipe.store.layout import KEYS, PART, TABLE_CHUNK_ROWS, TABLE_SHARD_ROW
 from embedpipe.store.remote import RemoteFolder
 
 METADATA = "zarr.json"
+_NAN = float("nan")  # one object, so that layouts are equal
 _MAX_TOGETHER = 128  # shards of one gather: each holds a file descriptor while it is mapped
 _FAULT_NBYTES = 1 << 20  # what the kernel maps around a page that is touched, where it caches in large folios
 
@@ -71,31 +72,58 @@ PART_LAYOUT = ArrayLayout(PART, (), "int32", TABLE_SHARD_ROWS, TABLE_CHUNK_ROWS,
 def layout_of(tap: TapState) -> ArrayLayout:
     """A feature array. It fills with NaN, since a missing shard must not read as zeros."""
     attributes = (("node", tap.spec.node), ("reduction", tap.spec.reduction))
-    nan = float("nan")
     return ArrayLayout(
-        tap.name, tap.row_shape, tap.spec.dtype, tap.shard_rows, tap.chunk_rows, nan, attributes
+        tap.name, tap.row_shape, tap.spec.dtype, tap.shard_rows, tap.chunk_rows, _NAN, attributes
     )
 
 
 def encode_metadata(layout: ArrayLayout, num_rows: int) -> bytes:
     """zarr.json of an array of `num_rows` rows."""
+    described = json.loads(_empty_metadata(layout))
+    described["shape"][0] = num_rows
+    return json.dumps(described, indent=2).encode()
+
+
+@lru_cache(maxsize=64)
+def _empty_metadata(layout: ArrayLayout) -> bytes:
+    """As zarr writes it; asked for once, since it takes zarr milliseconds and a commit needs several."""
     held: dict[str, Any] = {}
-    _create(held, layout, num_rows)
+    _create(held, layout, 0)
     return bytes(held[METADATA].to_bytes())
 
 
 def encode_shard(layout: ArrayLayout, rows: npt.NDArray[Any]) -> bytes:
-    """One shard holding `rows`, shape (n, ...), n <= shard_rows.
+    """One shard holding `rows`, shape (n, ...), n <= shard_rows."""
+    assert rows.shape[1:] == layout.row_shape
+
+    def put(out: npt.NDArray[Any], start: int) -> None:
+        out[...] = rows[start : start + len(out)]
+
+    return b"".join(bytes(part) for part in shard_parts(layout, len(rows), put))
+
+
+def shard_parts(
+    layout: ArrayLayout, num_rows: int, put: Callable[[npt.NDArray[Any], int], None]
+) -> Iterator[memoryview]:
+    """The parts of a shard of `num_rows` rows, which `put` writes where it is told, inner chunk by inner chunk.
 
     A short shard stays small: only the inner chunks that rows fall into are written. The same bytes as zarr
-    makes, which a test holds it to, in about half the time.
+    makes, which a test holds it to; but made and written part by part, so that hashing and writing go on meanwhile.
+
+    Parameters
+    ----------
+    put
+        Called with (array [n, *row_shape] to fill, row of the shard that it begins at).
     """
-    assert 0 < len(rows) <= layout.shard_rows and rows.shape[1:] == layout.row_shape
-    if not (shards.is_supported() and layout.row_nbytes):
-        held: dict[str, Any] = {}
-        _create(held, layout, len(rows))[...] = rows
-        return bytes(held["/".join(["c", "0", *["0"] * len(layout.row_shape)])].to_bytes())
-    return shards.encode(layout.chunk_layout, np.ascontiguousarray(rows, layout.dtype), layout.fill_value)
+    assert 0 < num_rows <= layout.shard_rows
+    if shards.is_supported() and layout.row_nbytes:
+        yield from shards.encode(layout.chunk_layout, num_rows, layout.fill_value, put)
+        return
+    rows = layout.empty_rows(num_rows)
+    put(rows, 0)
+    held: dict[str, Any] = {}
+    _create(held, layout, num_rows)[...] = rows
+    yield memoryview(held["/".join(["c", "0", *["0"] * len(layout.row_shape)])].to_bytes())
 
 
 def encode_group(layouts: Iterable[tuple[ArrayLayout, int]] = ()) -> bytes:
@@ -104,12 +132,16 @@ def encode_group(layouts: Iterable[tuple[ArrayLayout, int]] = ()) -> bytes:
     Given arrays, their metadata are consolidated into it, so that zarr lists them without taking
     the files beside them for broken arrays.
     """
+    return _group_metadata(tuple(layouts))
+
+
+@lru_cache(maxsize=4)
+def _group_metadata(arrays: tuple[tuple[ArrayLayout, int], ...]) -> bytes:
     import zarr
 
     held: dict[str, Any] = {}
     store = zarr.storage.MemoryStore(held)
     zarr.create_group(store=store)
-    arrays = list(layouts)
     for layout, num_rows in arrays:
         _create(held, layout, num_rows, path=layout.name)
     if arrays:

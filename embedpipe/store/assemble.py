@@ -1,6 +1,7 @@
 """Turn the micro-batches of a block into shards, keys and metadata, inside one transaction.
 
-A shard is encoded once, whole: rows it held before are copied from the old one, which stays as it is.
+A shard is encoded once, whole: rows it held before are copied from the old one, which stays as it is. Rows
+are copied straight to where they are written from.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from embedpipe.store.arrays import (
     encode_metadata,
     encode_shard,
     layout_of,
+    shard_parts,
 )
 from embedpipe.store.commit import Transaction
 from embedpipe.store.gates import NUM_SAMPLED, BlockStatistics
@@ -64,12 +66,8 @@ def write_tap(
     for shard in np.unique((np.flatnonzero(filled) + start) // layout.shard_rows).tolist():
         low = shard * layout.shard_rows
         high = min(low + layout.shard_rows, after.num_rows)
-        content = _old_rows(transaction.root, state, layout, shard, before.num_rows, high)
-        for rows, values in batches:
-            if rows[0] < high and rows[-1] >= low:
-                here = (rows >= low) & (rows < high)
-                content[rows[here] - low] = values[here]
-        transaction.write(layout.shard_path(shard), encode_shard(layout, content))
+        put = _Rows(ArrayReader(transaction.root, layout, before.num_rows, state.files), batches, low)
+        transaction.write(layout.shard_path(shard), shard_parts(layout, high - low, put))
     if layout.metadata_path not in state.files or after.num_rows != before.num_rows:
         transaction.write(layout.metadata_path, encode_metadata(layout, after.num_rows))
     holes = _holes(before, start, stop, filled, failed)
@@ -99,6 +97,32 @@ def write_keys(
         transaction.write(layout.metadata_path, encode_metadata(layout, stop))
 
 
+class _Rows:
+    """Rows of one shard: what it held before, overwritten by the batches."""
+
+    def __init__(self, old: ArrayReader, batches: list[Batch], low: int) -> None:
+        self._old = old
+        self._low = low
+        self._batches = [batch for batch in batches if batch[0][-1] >= low]
+        self._firsts = np.array([rows[0] for rows, _ in self._batches], np.int64)
+        self._lasts = np.array([rows[-1] for rows, _ in self._batches], np.int64)
+
+    def __call__(self, out: npt.NDArray[Any], start: int) -> None:
+        first = self._low + start
+        last = first + len(out)
+        pieces = []
+        for i in np.flatnonzero((self._firsts < last) & (self._lasts >= first)).tolist():
+            rows, values = self._batches[i]
+            low, high = np.searchsorted(rows, (first, last)).tolist()
+            if low < high:
+                pieces.append((rows[low:high] - first, values[low:high]))
+        if sum(len(places) for places, _ in pieces) < len(out):  # a row is in no two batches
+            self._old.read(first, last, out)
+        for places, some in pieces:
+            begin, end = int(places[0]), int(places[-1]) + 1
+            out[slice(begin, end) if end - begin == len(places) else places] = some
+
+
 def _old_rows(
     root: Path, state: LedgerState, layout: ArrayLayout, shard: int, num_rows: int, stop: int
 ) -> npt.NDArray[Any]:
@@ -125,11 +149,13 @@ def _statistics(batches: list[Batch]) -> BlockStatistics | None:
     """Over evenly spaced rows, in the order of rows: the same whatever the order of the batches."""
     if not batches:
         return None
-    rows = np.sort(np.concatenate([rows for rows, _ in batches]))
-    chosen = rows[:: -(-len(rows) // NUM_SAMPLED)]
-    picked: list[Batch] = []
-    for rows, values in batches:
-        here = np.isin(rows, chosen, assume_unique=True)
-        picked.append((rows[here], values[here]))
-    order = np.argsort(np.concatenate([rows for rows, _ in picked]))
-    return BlockStatistics.of(np.concatenate([values for _, values in picked])[order])
+    rows = np.concatenate([rows for rows, _ in batches])
+    order = np.argsort(rows)
+    chosen = order[:: -(-len(rows) // NUM_SAMPLED)]
+    ends = np.cumsum([len(rows) for rows, _ in batches])
+    sampled = np.empty((len(chosen), *batches[0][1].shape[1:]), batches[0][1].dtype)
+    which = np.searchsorted(ends, chosen, side="right")
+    for i in np.unique(which).tolist():
+        values, here = batches[i][1], which == i
+        sampled[here] = values[chosen[here] - (ends[i] - len(values))]
+    return BlockStatistics.of(sampled)

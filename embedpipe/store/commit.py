@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,6 @@ from embedpipe.store.arrays import METADATA
 from embedpipe.store.disk import (
     FileRecord,
     make_folder,
-    record_of_bytes,
     record_of_file,
     remove_tree,
     replace_file,
@@ -56,11 +56,10 @@ class Transaction:
         remove_tree(self._folder)
         make_folder(self._folder)
 
-    def write(self, path: str, data: bytes) -> None:
-        """Write what is to stand at `path` in the group as a temporary, fsynced."""
+    def write(self, path: str, data: bytes | Iterable[memoryview]) -> None:
+        """Write what is to stand at `path` in the group as a temporary, fsynced; `data` as for `write_file`."""
         assert path not in self.files
-        write_file(self._folder / str(len(self.files)), data)
-        self.files[path] = record_of_bytes(data)
+        self.files[path] = write_file(self._folder / str(len(self.files)), data)
 
     def take(self, path: str, source: Path, record: FileRecord) -> None:
         """Move in a finished file, on the same file system, that is to stand at `path`; `record` was checked."""
@@ -78,7 +77,7 @@ class Transaction:
         remove
             A journal in the group that the commit makes useless.
         """
-        assert entry.files == self.files
+        assert self.files.items() <= entry.files.items()
         sync_folder(self._folder)
         body = {
             "entry": entry.to_dict(),

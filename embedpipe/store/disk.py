@@ -11,8 +11,10 @@ import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,49 +22,71 @@ from embedpipe.errors import DiskFullError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _READ_NBYTES = 1 << 20
+_PARALLEL_NBYTES = 1 << 20
+"""A part of a file from this size on is hashed and written by threads: both leave the interpreter to others."""
+NUM_HELD = 2
+"""Parts that are being hashed and written while the next is made."""
+_FLUSH_NBYTES = 16 << 20
+"""After so many bytes the disk is asked to begin, so that the last fsync has little left to wait for."""
 
 
 @dataclass(frozen=True)
 class FileRecord:
-    """Size and checksums of one file.
+    """Size and checksum of one file. Equal records mean equal files.
 
     Attributes
     ----------
-    blake2b : str
-        blake2b-128 of the bytes, 32 hex digits: what the store verifies by.
-    md5 : str
-        MD5 of the bytes: what DVC names the file by.
+    sha256 : str
+        64 hex digits: what the store verifies by.
+    md5 : str or None
+        What DVC names the file by; None until it was published.
     """
 
     nbytes: int
-    blake2b: str
-    md5: str
+    sha256: str
+    md5: str | None = field(default=None, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
-        return {"nbytes": self.nbytes, "blake2b": self.blake2b, "md5": self.md5}
+        md5 = {} if self.md5 is None else {"md5": self.md5}
+        return {"nbytes": self.nbytes, "sha256": self.sha256, **md5}
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> Self:
-        return cls(raw["nbytes"], raw["blake2b"], raw["md5"])
+        return cls(raw["nbytes"], raw["sha256"], raw.get("md5"))
 
 
 def record_of_bytes(data: bytes) -> FileRecord:
-    """Size and checksums of `data`."""
-    blake2b = hashlib.blake2b(data, digest_size=16).hexdigest()
-    return FileRecord(len(data), blake2b, hashlib.md5(data, usedforsecurity=False).hexdigest())
+    """Size and checksum of `data`."""
+    return FileRecord(len(data), hashlib.sha256(data).hexdigest())
 
 
 def record_of_file(path: Path) -> FileRecord:
-    """Size and checksums of a file, read once."""
-    blake2b = hashlib.blake2b(digest_size=16)
+    """Size and checksum of a file."""
+    sha256 = hashlib.sha256()
+    nbytes = _hash_file(path, sha256)
+    return FileRecord(nbytes, sha256.hexdigest())
+
+
+def md5_of_file(path: Path) -> str:
+    """MD5 of a file, as DVC computes it."""
     md5 = hashlib.md5(usedforsecurity=False)
+    _hash_file(path, md5)
+    return md5.hexdigest()
+
+
+def md5s_of_files(paths: Sequence[Path]) -> list[str]:
+    """`md5_of_file` of each, on every core."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(md5_of_file, paths))
+
+
+def _hash_file(path: Path, state: Any) -> int:
     nbytes = 0
     with path.open("rb") as file:
         while data := file.read(_READ_NBYTES):
-            blake2b.update(data)
-            md5.update(data)
+            state.update(data)
             nbytes += len(data)
-    return FileRecord(nbytes, blake2b.hexdigest(), md5.hexdigest())
+    return nbytes
 
 
 @contextlib.contextmanager
@@ -101,15 +125,58 @@ def _megabytes(nbytes: int) -> str:
     return f"{nbytes / 1e6:.1f} MB"
 
 
-def write_file(path: Path, data: bytes) -> None:
-    """Write a new file, fsynced. The parent must exist."""
-    with telling_full(path, len(data)):
+def write_file(path: Path, data: bytes | Iterable[memoryview]) -> FileRecord:
+    """Write a new file, fsynced. The parent must exist.
+
+    Parameters
+    ----------
+    data
+        All of it; or its parts, of which large ones are hashed and written while the next is made: a part must
+        stay as it is until `NUM_HELD` more were asked for.
+
+    Returns
+    -------
+    FileRecord
+        Of what was written.
+    """
+    parts = [memoryview(data)] if isinstance(data, bytes) else data
+    with telling_full(path, len(data) if isinstance(data, bytes) else None):
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         try:
-            write_all(fd, data)
+            record = _write_parts(fd, parts)
             os.fsync(fd)
         finally:
             os.close(fd)
+    return record
+
+
+def _write_parts(fd: int, parts: Iterable[memoryview]) -> FileRecord:
+    sha256 = hashlib.sha256()
+    nbytes = flushed = 0
+    tasks: list[Future[Any]] = []
+    flushes: list[Future[Any]] = []
+    one = partial(ThreadPoolExecutor, 1)
+    with one() as hashing, one() as writing, one() as flushing:
+        for part in parts:
+            nbytes += part.nbytes
+            if part.nbytes < _PARALLEL_NBYTES and not tasks:
+                sha256.update(part)
+                write_all(fd, part)
+                continue
+            tasks += [hashing.submit(sha256.update, part), writing.submit(write_all, fd, part)]
+            if nbytes - flushed >= _FLUSH_NBYTES:
+                flushed = nbytes
+                flushes.append(flushing.submit(_flush_after, tasks[-1], fd))
+            for task in tasks[-2 * NUM_HELD :][:2]:
+                task.result()
+        for task in [*tasks, *flushes]:
+            task.result()
+    return FileRecord(nbytes, sha256.hexdigest())
+
+
+def _flush_after(written: Future[Any], fd: int) -> None:
+    written.result()
+    os.fsync(fd)
 
 
 def write_all(fd: int, data: bytes | memoryview) -> None:

@@ -15,8 +15,12 @@ import numpy.typing as npt
 from embedpipe.errors import FeatureValueError
 
 NUM_NAMED = 3  # samples named in an error: enough to find the cause, few enough to read
-NUM_SAMPLED = 4096  # rows of a block that statistics are taken over, evenly spaced
+NUM_SAMPLED = 1024  # rows of a block that statistics are taken over, evenly spaced
 MIN_ROWS = 8  # below it every block looks constant or drifting
+_INFINITY = {  # the bits of +Inf: NaN lies above, and so do -Inf and -NaN with the sign bit before them
+    np.dtype(np.float16): 0x7C00,
+    np.dtype(np.float32): 0x7F800000,
+}
 DRIFT_SPREADS = 3.0  # standard deviations of row norms between block means before it is reported
 
 
@@ -46,7 +50,7 @@ def to_storage(
     target = np.dtype(dtype)
     with np.errstate(over="ignore"):
         stored = np.ascontiguousarray(values, dtype=target)
-    if not bool(_finite(stored).all()):
+    if not _all_finite(stored):
         _refuse(np.asarray(values), stored, tap, names)
     return stored
 
@@ -57,6 +61,18 @@ def _finite(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
         return bits
     finite: npt.NDArray[np.bool_] = np.isfinite(values)
     return finite
+
+
+def _all_finite(values: npt.NDArray[Any]) -> bool:
+    """By the largest bit patterns: needs no memory, and no float16 arithmetic, which is emulated and slow."""
+    if not values.size or values.dtype not in _INFINITY:
+        return bool(_finite(values).all())
+    infinity = _INFINITY[values.dtype]
+    width = values.itemsize
+    negative = 1 << (8 * width - 1)
+    # as unsigned numbers the largest is the largest of the negative, as signed ones of the positive
+    largest, positive = int(values.view(f"u{width}").max()), int(values.view(f"i{width}").max())
+    return largest < negative + infinity and positive < infinity
 
 
 def _refuse(
@@ -85,7 +101,7 @@ def _named(which: npt.NDArray[Any], names: Sequence[str] | None) -> str:
 
 @dataclass(frozen=True)
 class BlockStatistics:
-    """Of one tap in one block, over at most 4,096 evenly spaced rows (the caller picks them).
+    """Of one tap in one block, over at most 1,024 evenly spaced rows (the caller picks them).
 
     Attributes
     ----------
@@ -105,9 +121,16 @@ class BlockStatistics:
     def of(cls, rows: npt.NDArray[Any]) -> Self:
         """From stored rows, shape (n, ...), n > 0."""
         flat = rows.reshape(len(rows), -1)
-        norms = np.array([float(np.linalg.norm(row.astype(np.float64))) for row in flat])
-        constant = (flat == flat[0]).all(axis=0)
-        return cls(len(flat), float(norms.mean()), float(norms.std()), int(constant.sum()), flat.shape[1])
+        squares = [np.square(flat[i : i + 64], dtype=np.float64).sum(axis=1) for i in range(0, len(flat), 64)]
+        norms = np.sqrt(np.concatenate(squares))
+        constant = np.arange(flat.shape[1])
+        step = 8  # nearly every column is out after a few rows
+        for i in range(0, len(flat), step):
+            some = flat[i : i + step] if len(constant) == flat.shape[1] else flat[i : i + step, constant]
+            constant = constant[(some == flat[0, constant]).all(axis=0)]
+            if not len(constant):
+                break
+        return cls(len(flat), float(norms.mean()), float(norms.std()), len(constant), flat.shape[1])
 
     def to_dict(self) -> dict[str, Any]:
         return {

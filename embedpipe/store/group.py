@@ -5,6 +5,7 @@ Reads and writes the folder ``<root>/<fingerprint>[-<generation>]``. Knows nothi
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +32,7 @@ from embedpipe.store.writer import BlockWriter
 
 GROUP = "group.json"
 PROBE = "probe"
+_MD5_WAIT_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,13 @@ def group_path(root: Path, spec: BackboneSpec, generation: int = 0) -> Path:
     return root / (spec.fingerprint if generation == 0 else f"{spec.fingerprint}-{generation}")
 
 
-def read_info(path: Path) -> GroupInfo:
+def read_info(path: Path, *, any_format: bool = False) -> GroupInfo:
     """Read a group's name plate.
+
+    Parameters
+    ----------
+    any_format
+        Give that of another format version too: it can be listed and removed, not opened.
 
     Raises
     ------
@@ -64,9 +71,9 @@ def read_info(path: Path) -> GroupInfo:
     try:
         raw = json.loads(plate.read_bytes())
         version = raw["format_version"]
-        if version == FORMAT_VERSION:
+        if version == FORMAT_VERSION or any_format:
             info = GroupInfo(path, BackboneSpec.from_dict(raw["spec"]), raw["generation"])
-            if plate.read_bytes() != encode_plate(info.spec, info.generation):
+            if version == FORMAT_VERSION and plate.read_bytes() != encode_plate(info.spec, info.generation):
                 raise ValueError("not as it was written")
     except FileNotFoundError as error:
         raise StoreError(f"{path}: expected a feature store, found no {GROUP}") from error
@@ -74,7 +81,7 @@ def read_info(path: Path) -> GroupInfo:
         raise StoreError(
             f"{plate}: damaged: {error}; restore the file, or move {path} away to embed again"
         ) from error
-    if version != FORMAT_VERSION:
+    if version != FORMAT_VERSION and not any_format:
         raise StoreError(
             f"{plate}: expected store format {FORMAT_VERSION}, found {version}; use the version of embedpipe "
             f"that wrote it, or move {path} away to embed again"
@@ -83,8 +90,8 @@ def read_info(path: Path) -> GroupInfo:
 
 
 def find_groups(root: Path) -> list[GroupInfo]:
-    """Every group under `root`, by folder name. Folders without a name plate are none."""
-    return [read_info(plate.parent) for plate in sorted(root.glob(f"*/{GROUP}"))]
+    """Every group under `root`, by folder name, also of another format. Folders without a name plate are none."""
+    return [read_info(plate.parent, any_format=True) for plate in sorted(root.glob(f"*/{GROUP}"))]
 
 
 def nearest_group(root: Path, spec: BackboneSpec) -> tuple[GroupInfo, list[FieldDifference]] | None:
@@ -299,6 +306,30 @@ class Group:
                 np.save(held, array, allow_pickle=False)
                 transaction.write(probe_path(name), held.getvalue())
             entry = Entry(self._state.num_entries, "probe", self.num_rows, (), transaction.files)
+            transaction.commit(entry)
+        except BaseException:
+            self.interrupted()
+            raise
+        self.committed(entry)
+
+    def add_md5s(self, md5s: dict[str, str]) -> None:
+        """Record the MD5 of committed files, by path, for whoever looks for them in DVC's cache.
+
+        Takes the lock for it where it is not held.
+        """
+        if self._lock is None:
+            with self.lock(wait_s=_MD5_WAIT_S):
+                self.recover()
+                self.add_md5s(md5s)
+            return
+        self.check_writable()
+        known = self._state.files
+        files = {
+            path: dataclasses.replace(known[path], md5=md5) for path, md5 in md5s.items() if path in known
+        }
+        transaction = Transaction(self.path)
+        try:
+            entry = Entry(self._state.num_entries, "publish", self.num_rows, (), files)
             transaction.commit(entry)
         except BaseException:
             self.interrupted()

@@ -77,12 +77,12 @@ class Entry:
     sequence : int
         0, 1, 2, ...: so that recovery knows whether a line was written.
     kind : str
-        ``block``, ``probe``, ``seed``, ``repair``, ``compact`` or ``forget``.
+        ``block``, ``probe``, ``publish``, ``seed``, ``repair``, ``compact`` or ``forget``.
     num_rows : int
         Rows of the group after it.
     taps : tuple of TapChange
     files : dict
-        Path in the group -> record, of every file it wrote.
+        Path in the group -> record, of every file it wrote; or, of ``publish``, whose MD5 it added.
     removed : tuple of str
         Paths in the group that it took away.
     """

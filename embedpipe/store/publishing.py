@@ -5,7 +5,9 @@ Reads a working group; writes a folder of shards (links), zarr.json files and st
 
 from __future__ import annotations
 
+import dataclasses
 import errno
+import hashlib
 import os
 import uuid
 from collections.abc import Mapping, Sequence
@@ -24,7 +26,7 @@ from embedpipe.store.arrays import (
 from embedpipe.store.disk import (
     FileRecord,
     make_folder,
-    record_of_bytes,
+    md5s_of_files,
     remove_tree,
     sync_folder,
     telling_full,
@@ -66,6 +68,7 @@ def publish(
     _restore(destination, leaving)
     remove_tree(making)
     make_folder(making)
+    _add_md5s(group, tap_names)
     try:
         contents = _fill(making, group, tap_names, extra_files or {})
         if destination.exists():
@@ -109,28 +112,42 @@ def _fill(folder: Path, group: Group, tap_names: Sequence[str], extra_files: Map
     taps = {name: padded(group.state.taps[name], num_rows) for name in sorted(tap_names)}
     layouts = [KEYS_LAYOUT, PART_LAYOUT, *(layout_of(tap) for tap in taps.values())]
     files: dict[str, FileRecord] = {}
-    for layout in layouts:
-        chunks = f"{layout.name}/c/"
-        for path, record in group.state.files.items():
-            if path.startswith(chunks):
-                _link(group.path / path, folder / path, record)
-                files[path] = record
-    for path in map(
-        probe_path, taps
-    ):  # so that whoever continues this store elsewhere can check the backbone
-        if path in group.state.files:
-            _link(group.path / path, folder / path, group.state.files[path])
-            files[path] = group.state.files[path]
+    for path, record in _linked(group, tap_names).items():
+        _link(group.path / path, folder / path, record)
+        files[path] = record
     written = {layout.metadata_path: encode_metadata(layout, num_rows) for layout in layouts}
     written[METADATA] = encode_group((layout, num_rows) for layout in layouts)
     written.update(extra_files)
     for path, data in written.items():
         make_folder((folder / path).parent)
-        write_file(folder / path, data)
-        files[path] = record_of_bytes(data)
+        md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
+        files[path] = dataclasses.replace(write_file(folder / path, data), md5=md5)
     contents = Contents(group.spec, num_rows, taps, dict(sorted(files.items())))
     write_file(folder / NAME, contents.to_bytes())
     return contents
+
+
+def _linked(group: Group, tap_names: Sequence[str]) -> dict[str, FileRecord]:
+    """Files that are published as they lie in the group: shards, and the probe features, so that whoever continues
+    this store elsewhere can check the backbone."""
+    chosen = tuple(f"{name}/c/" for name in (KEYS_LAYOUT.name, PART_LAYOUT.name, *tap_names))
+    probes = {probe_path(name) for name in tap_names}
+    return {
+        path: record
+        for path, record in group.state.files.items()
+        if path.startswith(chosen) or path in probes
+    }
+
+
+def _add_md5s(group: Group, tap_names: Sequence[str]) -> None:
+    """MD5 of what was never published: only then can DVC hold it. Not at each commit: it is slower than the disk."""
+    unknown = [path for path, record in _linked(group, tap_names).items() if record.md5 is None]
+    if unknown:
+        try:
+            found = md5s_of_files([group.path / path for path in unknown])
+        except FileNotFoundError as error:
+            raise damaged(Path(error.filename), "the file is missing") from error
+        group.add_md5s(dict(zip(unknown, found, strict=True)))
 
 
 def _link(source: Path, target: Path, record: FileRecord) -> None:

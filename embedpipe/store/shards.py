@@ -18,13 +18,15 @@ import sys
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import google_crc32c
 import numpy as np
 import numpy.typing as npt
+
+from embedpipe.store.disk import NUM_HELD
 
 CRC_NBYTES = 4
 _INDEX_ENTRY_NBYTES = 16
@@ -260,27 +262,39 @@ def gather(
     return out
 
 
-def encode(layout: ChunkLayout, rows: npt.NDArray[Any], fill: float) -> bytes:
-    """A shard of `rows`, C-contiguous, [n, *row_shape]: whole inner chunks, the last one filled up."""
-    num_chunks = -(-len(rows) // layout.chunk_rows)
+def encode(
+    layout: ChunkLayout, num_rows: int, fill: float, put: Callable[[npt.NDArray[Any], int], None]
+) -> Iterator[memoryview]:
+    """The parts of a shard of `num_rows` rows: inner chunks as they are made, the last one filled up; the index.
+
+    Parameters
+    ----------
+    put
+        Called with an array [n, *row_shape] for each inner chunk and the row of the shard that it begins at:
+        writes the rows there, each exactly once. Rows are copied no second time.
+
+    Yields
+    ------
+    memoryview
+        Valid until `disk.NUM_HELD` more were asked for: memory that is used again stays in the cache.
+    """
+    num_chunks = -(-num_rows // layout.chunk_rows)
     step = layout.chunk_nbytes + CRC_NBYTES
-    out = np.empty(num_chunks * step + layout.index_nbytes, np.uint8)
-    plain = rows.reshape(-1).view(np.uint8)
+    buffers = np.empty((min(num_chunks, NUM_HELD + 1), step), np.uint8)
     for i in range(num_chunks):
-        chunk = plain[i * layout.chunk_nbytes : (i + 1) * layout.chunk_nbytes]
-        if len(chunk) < layout.chunk_nbytes:
-            whole = np.full((layout.chunk_rows, *layout.row_shape), fill, layout.dtype)
-            whole[: len(rows) - i * layout.chunk_rows] = rows[i * layout.chunk_rows :]
-            chunk = whole.reshape(-1).view(np.uint8)
-        out[i * step : i * step + layout.chunk_nbytes] = chunk
-        out[i * step + layout.chunk_nbytes : (i + 1) * step] = _crc(chunk)
+        part = buffers[i % len(buffers)]
+        plain, start = part[:-CRC_NBYTES], i * layout.chunk_rows
+        chunk = plain.view(layout.dtype).reshape(layout.chunk_rows, *layout.row_shape)
+        here = min(layout.chunk_rows, num_rows - start)
+        put(chunk[:here], start)
+        chunk[here:] = fill
+        part[-CRC_NBYTES:] = _crc(plain)
+        yield part.data
     index = np.full((layout.num_chunks, 2), _ABSENT, "<u8")
     index[:num_chunks, 0] = np.arange(num_chunks) * step
     index[:num_chunks, 1] = step
     encoded = index.reshape(-1).view(np.uint8)
-    out[num_chunks * step : -CRC_NBYTES] = encoded
-    out[-CRC_NBYTES:] = _crc(encoded)
-    return out.tobytes()
+    yield np.concatenate([encoded, _crc(encoded)]).data
 
 
 def _crc(data: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

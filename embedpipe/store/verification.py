@@ -131,12 +131,12 @@ def _compare(root: Path, files: Mapping[str, FileRecord]) -> VerifyReport:
             damages.append(Damage(path, SIZE, f"{expected.nbytes} bytes", f"{size} bytes"))
             continue
         try:
-            found = record_of_file(path).blake2b
+            found = record_of_file(path).sha256
         except OSError as error:  # a failing disk
             found = error.strerror or str(error)
         nbytes += size
-        if found != expected.blake2b:
-            damages.append(Damage(path, CHECKSUM, f"blake2b {expected.blake2b}", found))
+        if found != expected.sha256:
+            damages.append(Damage(path, CHECKSUM, f"sha256 {expected.sha256}", found))
     return VerifyReport(damages, len(files), nbytes)
 
 

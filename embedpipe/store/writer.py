@@ -233,9 +233,9 @@ class BlockWriter:
         every = np.concatenate([rows, np.fromiter(failed, np.int64, len(failed))])
         offsets = every - self.block.start
         inside = (offsets >= 0) & (offsets < len(self._segment_of))
-        of = np.unique(self._segment_of[offsets[inside]])
-        ascending = bool((np.diff(rows) > 0).all()) and len(np.unique(every)) == len(every)
-        if not inside.all() or len(of) != 1 or of[0] < 0 or not ascending:
+        of = self._segment_of[offsets[inside]]
+        ascending = bool((rows[1:] > rows[:-1]).all()) and not (failed and np.isin(rows, list(failed)).any())
+        if not inside.all() or of[0] < 0 or (of != of[0]).any() or not ascending:
             raise ShapeError(
                 f"rows {every[:3].tolist()}...: expected ascending rows of one segment of block "
                 f"{self.block.index} (rows {self.block.start} to {self.block.stop})"

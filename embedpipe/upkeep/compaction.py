@@ -24,7 +24,6 @@ from embedpipe.store.arrays import (
     layout_of,
 )
 from embedpipe.store.commit import JOURNAL, Transaction
-from embedpipe.store.disk import FileRecord
 from embedpipe.store.group import Group
 from embedpipe.store.holes import FORGOTTEN, Holes
 from embedpipe.store.journal import SUFFIX, read_journal
@@ -134,13 +133,13 @@ def erase(group: Group, rows: Sequence[int]) -> None:
         transaction.commit("forget", group.num_rows, changes, [])
 
 
-def files_of_rows(group: Group, rows: Sequence[int]) -> list[FileRecord]:
-    """Every version that the group ever committed of the shards that hold these rows, by the ledger."""
+def md5s_of_rows(group: Group, rows: Sequence[int]) -> list[str]:
+    """MD5 of every version that the group ever published of the shards that hold these rows, by the ledger."""
     entries, _ = read_ledger(group.path / NAME)
     layouts = [KEYS_LAYOUT, PART_LAYOUT, *(layout_of(tap) for tap in group.state.taps.values())]
     paths = {layout.shard_path(row // layout.shard_rows) for layout in layouts for row in rows}
-    found = {record.md5: record for entry in entries for path, record in entry.files.items() if path in paths}
-    return [found[md5] for md5 in sorted(found)]
+    found = {record.md5 for entry in entries for path, record in entry.files.items() if path in paths}
+    return sorted(md5 for md5 in found if md5 is not None)
 
 
 class _Rewrite:

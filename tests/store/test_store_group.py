@@ -221,7 +221,7 @@ def test_another_format_version_is_an_error_that_says_what_to_do(grower: Grower)
     group = grower.grow(NAMES[:3], [GAP])
     plate = json.loads((group.path / "group.json").read_text())
     (group.path / "group.json").write_text(json.dumps({**plate, "format_version": 99}))
-    with pytest.raises(StoreError, match="expected store format 1, found 99; use the version of embedpipe"):
+    with pytest.raises(StoreError, match="expected store format 2, found 99; use the version of embedpipe"):
         open_group(grower.root, SPEC)
 
 

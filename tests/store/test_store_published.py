@@ -218,7 +218,7 @@ def test_a_missing_or_torn_ledger_is_not_taken_for_an_empty_group(published: Pat
     data = lines.read_bytes()
     for broken, words in (
         (b"", "found none"),
-        (data[:-5], "cut short after line 5"),
+        (data[:-5], "cut short after line 6"),
         (b"{}\n" + data, "line 1"),
     ):
         lines.write_bytes(broken)
