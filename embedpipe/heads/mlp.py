@@ -89,7 +89,8 @@ class MlpClassifierHead(_Perceptron, ClassifierHead):
     epochs : int
         Most passes over the training rows.
     patience : int
-        Passes without a lower validation loss after which training stops; 0 never stops early.
+        Passes without a lower validation loss after which training stops; 0 makes all of them on all rows and
+        keeps the last weights.
     batch : int
         Rows a step.
     standardise : bool
@@ -151,7 +152,8 @@ class MlpRegressorHead(_Perceptron, RegressorHead):
     epochs : int
         Most passes over the training rows.
     patience : int
-        Passes without a lower validation loss after which training stops; 0 never stops early.
+        Passes without a lower validation loss after which training stops; 0 makes all of them on all rows and
+        keeps the last weights.
     batch : int
         Rows a step.
     standardise : bool

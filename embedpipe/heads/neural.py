@@ -74,7 +74,7 @@ class NeuralHead(WeightedHead):
         for group in grouped(heads, *cls.shape_names, *cls.course_names):
             first = group[0]
             loss, num_outputs = first._loss(training)
-            parts = split(training, first.class_weight, first.random_state)
+            parts = split(training, first.class_weight, first.random_state, held_out=first.patience > 0)
             moments = moments_of(parts.y, parts.weight) if loss == "square" else (0.0, 1.0)
             scaling = first._scaling(parts.rows, parts.weight)
             sampled = partial(_sampled, scaling=scaling, moments=moments, exact=loss != "square")
@@ -137,13 +137,15 @@ class Parts:
     weight_val: np.ndarray | None = None
 
 
-def split(training: Training, class_weight: Any, seed: int) -> Parts:
-    """Rows to train on and rows to stop on: those given, or one in five held out of training.
+def split(training: Training, class_weight: Any, seed: int, *, held_out: bool) -> Parts:
+    """Rows to train on and rows to stop on: those given, or one in five held out of training; none if not wanted.
 
     For classes the rows are held out within each class, and a class keeps at least one row for training.
     Where nothing can be held out `rows_val` is None.
     """
     rows, y, weight = training.rows, training.y, training.weight_of(class_weight)
+    if not held_out:
+        return Parts(rows, y, weight)
     if training.rows_val is not None and training.y_val is not None and len(training.y_val):
         mass_N = training.mass_of(class_weight)
         mass = None if mass_N is None else _of_class(y, mass_N)[training.y_val]

@@ -48,7 +48,8 @@ class NeuralOptions(HeadOptions):
     )
     patience: Patiences = Field(
         default=(10,),
-        description="Epochs without a better validation loss before stopping; 10 outlasts its noise, 0 never stops.",
+        description="Epochs without a better validation loss before stopping, where the best weights are kept; 10 "
+        "outlasts its noise, 0 makes all epochs on all rows and keeps the last weights.",
     )
     batch: Counts = Field(default=(256,), description="Rows a step; 256 keeps two cores busy.")
     standardise: Switches = Field(

@@ -54,7 +54,8 @@ class SgdClassifierHead(_LinearSgd, LinearClassifierHead):
     epochs : int
         Most passes over the training rows.
     patience : int
-        Passes without a lower validation loss after which training stops; 0 never stops early.
+        Passes without a lower validation loss after which training stops; 0 makes all of them on all rows and
+        keeps the last weights.
     batch : int
         Rows a step.
     standardise : bool
@@ -111,7 +112,8 @@ class SgdRegressorHead(_LinearSgd, LinearRegressorHead):
     epochs : int
         Most passes over the training rows.
     patience : int
-        Passes without a lower validation loss after which training stops; 0 never stops early.
+        Passes without a lower validation loss after which training stops; 0 makes all of them on all rows and
+        keeps the last weights.
     batch : int
         Rows a step.
     standardise : bool
