@@ -88,6 +88,14 @@ class BackboneSpec:
     def from_dict(cls, raw: dict[str, Any]) -> Self:
         return cls(**raw)
 
+    @classmethod
+    def parse(cls, text: str) -> Self | None:
+        """From JSON; None where it holds no spec, as after a damage."""
+        try:
+            return cls.from_dict(json.loads(text))
+        except (ValueError, TypeError):
+            return None
+
 
 @dataclass(frozen=True)
 class TapSpec:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from embedpipe.cli.checks import machine_problems
 from embedpipe.cli.tables import nbytes_text, out
 from embedpipe.config import Params
+from embedpipe.evaluate.files import read_json
 from embedpipe.manifest.table import Manifest
 from embedpipe.workspace import Workspace
 
@@ -26,8 +26,10 @@ def collect(workspace: Workspace, params: Params) -> dict[str, Any]:
             for name in params.backbones
         },
         "heads": {name: options.family for name, options in params.head_options().items()},
-        "selection": _json(workspace.selection),
-        "headline": (_json(workspace.comparison) or {}).get("headline"),
+        "selection": _json(workspace.selection, "run `embedpipe select`", "tasks"),
+        "headline": (_json(workspace.comparison, "run `embedpipe compare`", "headline") or {}).get(
+            "headline"
+        ),
     }
 
 
@@ -39,7 +41,7 @@ def _dataset(path: Path) -> dict[str, Any] | None:
 
 
 def _store(path: Path) -> dict[str, Any] | None:
-    card = _json(path / "card.json")
+    card = _json(path / "card.json", f"run `embedpipe extract {path.name}`", "taps", "spec")
     if card is None:
         return None
     files = [file for file in path.rglob("*") if file.is_file()]
@@ -50,8 +52,8 @@ def _store(path: Path) -> dict[str, Any] | None:
     }
 
 
-def _json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+def _json(path: Path, hint: str, *keys: str) -> Any:
+    return read_json(path, hint, keys=keys) if path.exists() else None
 
 
 def show(workspace: Workspace, found: dict[str, Any]) -> None:

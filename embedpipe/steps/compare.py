@@ -54,8 +54,9 @@ def compare_arms(workspace: Workspace) -> Comparison:
 
 def print_leaderboard(workspace: Workspace) -> None:
     """Print what the last comparison found."""
-    leaderboard = read_json(workspace.leaderboard, "run `embedpipe compare`")
-    comparison = read_json(workspace.comparison, "run `embedpipe compare`")
+    again = "run `embedpipe compare`"
+    leaderboard = read_json(workspace.leaderboard, again, keys=("task", "arm", "k_shot", "val", "test"))
+    comparison = read_json(workspace.comparison, again, keys=("headline", "tasks", "test_openings"))
     records = read_log(workspace.test_log)  # may have grown since
     leaderboard = with_test_figures(leaderboard, records, _digests(workspace, comparison["tasks"]))
     comparison["test_openings"] = num_openings(records)

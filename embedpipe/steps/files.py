@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
-from embedpipe.errors import DataError
 from embedpipe.evaluate.evidence import TaskFiles
+from embedpipe.evaluate.files import read_json
 from embedpipe.steps.sections import Sections
 from embedpipe.workspace import Workspace
 
@@ -30,10 +29,7 @@ def read_selection(workspace: Workspace) -> dict[str, Any]:
     Raises
     ------
     DataError
-        If it has not run.
+        If it has not run, or the file is damaged.
     """
-    try:
-        selection: dict[str, Any] = json.loads(workspace.selection.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataError(f"{workspace.selection}: no such file; run `embedpipe select`") from error
+    selection: dict[str, Any] = read_json(workspace.selection, "run `embedpipe select`", keys=("tasks",))
     return selection

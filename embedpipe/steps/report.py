@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-
+from embedpipe.evaluate.files import read_json
 from embedpipe.report import render_report
 from embedpipe.report.options import ReportOptions
 from embedpipe.steps.sections import Sections
@@ -14,13 +13,20 @@ from embedpipe.workspace import Workspace
 def write_report(workspace: Workspace) -> None:
     """Write the page."""
     options = Sections(workspace).whole("report", ReportOptions)
+    again = "run `embedpipe compare`"
+    leaderboard = read_json(workspace.leaderboard, again, keys=("task", "arm", "backbone"))
+    # a store may outlive its backbone's entry in params.yaml: the page is about those that were compared
+    compared = {row["backbone"] for row in leaderboard}
     cards = {
-        path.parent.name: json.loads(path.read_text(encoding="utf-8"))
+        path.parent.name: read_json(
+            path, f"run `embedpipe extract {path.parent.name}`", keys=("name", "taps")
+        )
         for path in sorted(workspace.data.glob("features/*/card.json"))
+        if path.parent.name in compared
     }
     render_report(
-        json.loads(workspace.comparison.read_text(encoding="utf-8")),
-        json.loads(workspace.leaderboard.read_text(encoding="utf-8")),
+        read_json(workspace.comparison, again, keys=("headline", "tasks")),
+        leaderboard,
         cards,
         workspace.report,
         options=options,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -52,9 +51,8 @@ class StorePlaces:
         """Specs that the backbone has or had: when it last ran, and as published."""
         found = [contents.spec for contents in self.published]
         last = self._stores_dir / f"{self.backbone}.last.json"
-        if last.is_file():
-            found.insert(0, BackboneSpec.from_dict(json.loads(last.read_text(encoding="utf-8"))))
-        return found
+        spec = BackboneSpec.parse(last.read_text("utf-8", "replace")) if last.is_file() else None
+        return found if spec is None else [spec, *found]
 
     @property
     def groups(self) -> list[Path]:

@@ -270,6 +270,16 @@ def _keep(folder: Path, about: dict[str, Any], scores: Float) -> None:
     np.save(folder / "scores.npy", scores, allow_pickle=False)
 
 
+def is_whole(folder: Path) -> bool:
+    """Whether a folder of the memo can be read back: what was cut short or deleted in part is fitted again."""
+    try:
+        about = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        np.load(folder / "scores.npy", mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return False
+    return about.get("best") is None or (folder / "head").is_dir()
+
+
 def _recall(folder: Path) -> tuple[dict[str, Any], Float]:
     about: dict[str, Any] = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     return about, np.load(folder / "scores.npy", allow_pickle=False)

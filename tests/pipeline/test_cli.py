@@ -197,6 +197,46 @@ def test_a_store_of_another_spec_is_named_before_training(cli, project):
     assert code == 2 and "precision" in err and "bfloat16" in err and "embedpipe extract net" in err
 
 
+@pytest.mark.parametrize(
+    ("file", "command", "hint"),
+    [
+        ("comparison.json", "report", "compare"),
+        ("comparison.json", "info", "compare"),
+        ("leaderboard.json", "report", "compare"),
+        ("leaderboard.json", "info", "compare"),
+        ("selection.json", "compare", "select"),
+        ("selection.json", "test", "select"),
+        ("scores/shape.json", "select", "train"),
+        ("features/net/card.json", "report", "extract net"),
+        ("features/net/card.json", "train", "extract net"),
+    ],
+)
+def test_a_damaged_result_is_one_sentence_that_says_what_makes_it(cli, project, file, command, hint):
+    path = project / "data" / file
+    for content in ("", "{}", "[1]", None):
+        path.unlink()
+        if content is not None:
+            path.write_text(content)
+        elif command == "info" or (command, path.name) == ("report", "card.json"):
+            break  # what is not there yet is no mistake
+        code, _, err = cli(project, command)
+        assert code == 2 and path.name in err and f"run `embedpipe {hint}" in err, (content, err)
+
+
+def test_a_damaged_note_of_the_last_spec_counts_as_none(cli, project):
+    for path in project.glob(".embedpipe/stores/*.last.json"):
+        path.write_text('{"half')
+    assert cli(project, "extract", "net")[0] == 0
+    assert cli(project, "verify")[0] == 0
+
+
+def test_the_page_is_about_the_backbones_that_were_compared(cli, project):
+    shutil.copytree(project / "data/features/net", project / "data/features/former")
+    assert cli(project, "report")[0] == 0
+    page = (project / "data/report/index.html").read_text()
+    assert page.count('class="card') <= 2, page.count('class="card')
+
+
 def test_cuda_is_not_replaced_silently(cli, project, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     change(project, "extract.device", "cuda")

@@ -112,6 +112,23 @@ def test_a_killed_run_resumes_with_what_it_had_finished(bench, monkeypatch):
     assert not list(bench.paths.memo_dir.glob(".*"))
 
 
+@pytest.mark.parametrize("name", ["result.json", "scores.npy", "head"])
+@pytest.mark.parametrize("how", ["gone", "cut short"])
+def test_an_entry_that_lacks_a_part_is_fitted_again(bench, name, how):
+    bench.train()
+    expected = bench.outputs()
+    path = next(bench.paths.memo_dir.glob(f"*/{name}"))
+    if path.is_dir():
+        shutil.rmtree(path)
+    elif how == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-1])
+    again = bench.train()
+    assert (again.num_fitted, again.num_recalled) == (1, 12)
+    assert bench.outputs() == expected
+
+
 def test_an_entry_appears_whole_or_not_at_all(tmp_path):
     memo = Memo(tmp_path, "code")
 
