@@ -28,15 +28,14 @@ app = typer.Typer(
 Json = Annotated[
     bool, typer.Option("--json", help="Print JSON for a machine instead of a table for a person.")
 ]
-_project: list[Path | None] = [None]
 _STEPS, _QUESTIONS, _CARE = "Steps, in order", "Questions", "Care of the store"
 
 
 def run(arguments: list[str]) -> int:
     """Run one command and return its exit code."""
-    debug = "--debug" in arguments
+    debug = "--debug" in arguments  # before the command or behind it
     try:
-        code = app(args=arguments, standalone_mode=False)
+        code = app(args=[one for one in arguments if one != "--debug"], standalone_mode=False)
     except EmbedpipeError as error:
         return exit_with(error, debug)
     except (KeyboardInterrupt, typer.Abort):
@@ -66,7 +65,6 @@ def common(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    _project[0] = project
     if project is not None:
         os.chdir(project) if project.is_dir() else _no_folder(project)
 

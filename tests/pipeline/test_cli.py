@@ -108,6 +108,13 @@ def test_an_unknown_name_suggests_the_near_one(cli, finished, arguments, near):
     assert code == 2 and near in err
 
 
+@pytest.mark.parametrize("arguments", [["--debug", "train", "shap"], ["train", "shap", "--debug"]])
+def test_debug_shows_the_traceback_wherever_it_stands(cli, tmp_path, arguments):
+    projects.write_params(tmp_path, projects.small_params())
+    code, _, err = cli(tmp_path, *arguments)
+    assert code == 2 and "Traceback" in err and "did you mean 'shape'" in err
+
+
 def test_an_unknown_option_is_a_usage_error(cli, finished):
     code, _, err = cli(finished, "info", "--jsn")
     assert code == 2 and "--jsn" in err
