@@ -74,6 +74,10 @@ class Workspace:
     def scores(self, task: str) -> Path:
         return self.data / "scores" / f"{task}.json"
 
+    def cost(self, task: str) -> Path:
+        """What each arm of a task cost: apart from its scores, since seconds differ from run to run."""
+        return self.data / "cost" / f"{task}.json"
+
     @property
     def selection(self) -> Path:
         return self.data / "selection.json"

@@ -8,6 +8,7 @@ not depend on history. Samples without features, and recorded holes, are masked,
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -69,6 +70,11 @@ class PublishedFeatures:
         found = rows >= 0
         found[found] = ~holes[rows[found]]
         return found
+
+    def row_nbytes(self, tap: str) -> int:
+        """Bytes that one row of a tap takes as it is stored."""
+        state = self.store.tap(tap)
+        return math.prod(state.row_shape) * np.dtype(state.spec.dtype).itemsize
 
     def read(self, tap: str, keys: npt.NDArray[np.uint8]) -> Float:
         """Features of the samples, float32 [n, ...]; each must be present.

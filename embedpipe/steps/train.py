@@ -30,6 +30,7 @@ def train_heads(workspace: Workspace, task: str) -> TrainSummary:
                 heads_dir=workspace.heads_dir(task),
                 predictions=workspace.predictions(task),
                 scores=workspace.scores(task),
+                cost=workspace.cost(task),
                 memo_dir=workspace.memo_dir,
             ),
             baselines=sections.value("baselines", Baselines),

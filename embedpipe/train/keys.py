@@ -72,6 +72,10 @@ class Keys:
     ) -> dict[str, Any]:
         return self._of(unit, features, candidates=[params], fit="shuffled", shuffles=num_shuffles)
 
+    def screen(self, features: str) -> dict[str, Any]:
+        """Of a tap, whatever heads are trained on it."""
+        return {**self._common, "features": features, "fit": "screen", "groups": self._groups}
+
     def _of(self, unit: Unit, features: str, **more: Any) -> dict[str, Any]:
         return {**self._common, "features": features, "family": unit.family, **more}
 

@@ -2,7 +2,8 @@
 
 An entry is a folder named by a hash of features, targets, parameters, seeds and code. It appears whole,
 by rename, so a killed run resumes with what it had finished, and a changed head refits that head alone.
-What is kept holds no time and no path: a recalled unit gives the same bytes as a fresh one.
+What is kept holds no path, and no time but in a file of its own, which says how long the entry took: a
+recalled unit gives the same bytes as a fresh one.
 """
 
 from __future__ import annotations
@@ -11,11 +12,15 @@ import hashlib
 import importlib.metadata
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from embedpipe.spec import digest
+
+SECONDS = "seconds"
+"""File of an entry that says how long it took to compute."""
 
 
 class Memo:
@@ -27,11 +32,14 @@ class Memo:
         Lies in the working folder; removing it costs time, never results.
     code
         Digest of the code that computes entries; part of every key.
+    is_whole
+        Whether an entry's folder holds what it should; one that does not, as after a damage, is computed anew.
     """
 
-    def __init__(self, memo_dir: Path, code: str) -> None:
+    def __init__(self, memo_dir: Path, code: str, is_whole: Callable[[Path], bool] = Path.is_dir) -> None:
         self._dir = memo_dir
         self._code = code
+        self._is_whole = is_whole
         self.num_recalled = 0
         self.num_computed = 0
 
@@ -47,13 +55,18 @@ class Memo:
         """
         entry = self._dir / digest({"code": self._code, **parts})
         if entry.is_dir():
-            self.num_recalled += 1
-            return entry
+            if self._is_whole(entry):
+                self.num_recalled += 1
+                return entry
+            shutil.rmtree(entry)
         scratch = self._dir / f".{entry.name}.{os.getpid()}"
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
         try:
+            began = time.perf_counter()
             compute(scratch)
+            took = time.perf_counter() - began
+            (scratch / SECONDS).write_text(f"{took:.4g}\n", encoding="utf-8")
             for path in sorted(scratch.rglob("*")):
                 _sync(path)
             try:
@@ -72,6 +85,14 @@ class Memo:
             owner = scratch.name.rpartition(".")[2]
             if owner.isdigit() and not Path(f"/proc/{owner}").exists() and Path("/proc/self").exists():
                 shutil.rmtree(scratch, ignore_errors=True)
+
+
+def seconds_of(entry: Path) -> float | None:
+    """Seconds that an entry took, whenever that was; None where nobody wrote it down."""
+    try:
+        return float((entry / SECONDS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def code_digest(packages: Iterable[str], distributions: Iterable[str]) -> str:

@@ -1,4 +1,5 @@
-"""Train all heads of one task: `data/heads/<T>`, `data/predictions/<T>.parquet` and `data/scores/<T>.json`.
+"""Train all heads of one task: `data/heads/<T>`, `data/predictions/<T>.parquet`, `data/scores/<T>.json`, and
+what it cost, `data/cost/<T>.json`.
 
 Reads published stores, a manifest and the open targets. The targets of test samples lie in a file that
 nothing here names.
@@ -10,15 +11,16 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from embedpipe.errors import DataError
-from embedpipe.evaluate.arms import MAJORITY, SHUFFLED, arm_dir
+from embedpipe.evaluate.arms import ALL, MAJORITY, SHUFFLED, arm_dir
 from embedpipe.evaluate.files import write_json
 from embedpipe.evaluate.metrics import metric_of
 from embedpipe.evaluate.options import CompareOptions, SelectOptions, check_k_shot_heads
@@ -30,11 +32,13 @@ from embedpipe.manifest.table import Manifest
 from embedpipe.manifest.targets import Targets
 from embedpipe.progress import Progress, silent
 from embedpipe.train import fit
+from embedpipe.train.cost import cost_row
 from embedpipe.train.keys import Keys, code_of_training
 from embedpipe.train.memo import Memo
 from embedpipe.train.plan import Unit, plan_units
 from embedpipe.train.rows import Results, Written, add_baseline, add_few, add_full, best_unit
 from embedpipe.train.samples import Index, TaskSamples, task_samples
+from embedpipe.train.screening import place_of, screen_memo, screen_tap
 
 SMALL = 20_000_000
 """Entries of a feature matrix below which one thread fits fastest: 10,000 samples of 2,000 columns."""
@@ -60,6 +64,8 @@ class TrainPaths:
     heads_dir : Path
         `<head>@<backbone>/<tap>/` below it holds the saved head of that arm at k_shot all, and `arm.json`.
     predictions, scores : Path
+    cost : Path
+        Apart from the scores, since seconds differ from run to run.
     memo_dir : Path
         Finished units, in the working folder.
     """
@@ -67,6 +73,7 @@ class TrainPaths:
     heads_dir: Path
     predictions: Path
     scores: Path
+    cost: Path
     memo_dir: Path
 
 
@@ -135,7 +142,8 @@ def train_task(
     run = _Run(
         samples,
         used,
-        Memo(paths.memo_dir, code_of_training()),
+        Memo(paths.memo_dir, code_of_training(), fit.is_whole),
+        screen_memo(paths.memo_dir),
         Keys(samples, select.by, seed),
         select.by,
         seed,
@@ -159,9 +167,11 @@ def train_task(
         "num": dict(samples.num),
         "num_candidates": sum(len(unit.candidates) for unit in units),
         "arms": written.rows,
+        "screen": run.screens,
         "notes": written.notes,
     }
     write_json(paths.scores, about)
+    write_json(paths.cost, {"task": task, "arms": run.costs})
     return TrainSummary(
         task, len(written.arms), run.memo.num_computed, run.memo.num_recalled, tuple(written.notes)
     )
@@ -225,9 +235,12 @@ class _Run:
     samples: TaskSamples
     stores: Mapping[str, PublishedFeatures]
     memo: Memo
+    screen_memo: Memo
     keys: Keys
     by: str
     seed: int
+    screens: list[dict[str, Any]] = field(default_factory=list)
+    costs: list[dict[str, Any]] = field(default_factory=list)
 
     def fit_units(
         self,
@@ -244,6 +257,7 @@ class _Run:
         for (backbone, tap), group in groupby(units, key=lambda unit: (unit.backbone, unit.tap.name)):
             X_nD = self._read(backbone, tap)
             of_features = self.keys.features(X_nD)
+            self._screen(backbone, tap, X_nD, of_features)
             with _threads_for(X_nD):
                 for unit in group:
                     results.full[unit.arm] = self._full(unit, X_nD, of_features)
@@ -282,14 +296,36 @@ class _Run:
             self.keys.full(unit, of_features),
             lambda folder: fit.fit_full(folder, unit, X_nD, self.samples, by=self.by, seed=self.seed),
         )
-        return fit.load_full(entry)
+        fitted = fit.load_full(entry)
+        self._note_cost(unit, ALL, entry, None if fitted.best is None else fitted.head_dir)
+        return fitted
 
     def _few(self, unit: Unit, X_nD: fit.Float, of_features: str, k: int, draws: list[Index]) -> fit.FewFit:
         entry = self.memo.unit(
             self.keys.few(unit, of_features, k, len(draws)),
             lambda folder: fit.fit_few(folder, unit, X_nD, self.samples, draws, by=self.by, seed=self.seed),
         )
+        self._note_cost(unit, k, entry)
         return fit.load_few(entry)
+
+    def _screen(self, backbone: str, tap: str, X_nD: fit.Float, of_features: str) -> None:
+        """What training samples say of the tap, before any head is trained on it."""
+        card = self.stores[backbone].card
+        found = screen_tap(
+            self.screen_memo,
+            self.keys,
+            self.samples,
+            X_nD,
+            by=self.by,
+            seed=self.seed,
+            of_features=of_features,
+        )
+        self.screens.append({**place_of(backbone, card.role, card.taps[tap]), **found})
+
+    def _note_cost(self, unit: Unit, k_shot: int, entry: Path, head_dir: Path | None = None) -> None:
+        row_nbytes = self.stores[unit.backbone].row_nbytes(unit.tap.name)
+        num_rows = len(self.samples.sample_ids)
+        self.costs.append(cost_row(unit.arm, k_shot, entry, row_nbytes, num_rows, head_dir))
 
     def _read(self, backbone: str, tap: str) -> fit.Float:
         """Features of the task's samples, one row each; maps are laid out flat."""

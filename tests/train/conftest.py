@@ -39,6 +39,9 @@ class MemoryFeatures:
     def present(self, keys):
         return np.array([bytes(key) in self.row_of and bytes(key) not in self.absent for key in keys])
 
+    def row_nbytes(self, tap):
+        return 2 * int(np.prod(self.taps[tap].shape[1:]))
+
     def read(self, tap, keys):
         return self.taps[tap][[self.row_of[bytes(key)] for key in keys]]
 
@@ -88,6 +91,7 @@ class Bench:
             heads_dir=self.root / "heads",
             predictions=self.root / "p.parquet",
             scores=self.root / "s.json",
+            cost=self.root / "cost" / "c.json",
             memo_dir=self.root / "memo",
         )
 
@@ -133,11 +137,11 @@ class Bench:
         return train_task("colour", **{**options, **more})
 
     def outputs(self):
-        """Every file a run leaves, by relative path, the memo aside."""
+        """Every file a run leaves, by relative path, the memo and what it cost in seconds aside."""
         return {
             path.relative_to(self.root).as_posix(): path.read_bytes()
             for path in sorted(self.root.rglob("*"))
-            if path.is_file() and "memo" not in path.relative_to(self.root).parts
+            if path.is_file() and path.relative_to(self.root).parts[0] not in ("memo", "cost")
         }
 
     def scores(self):
