@@ -6,6 +6,7 @@ A small Parquet in the working folder. It only saves reading: lost or damaged, i
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,8 +15,9 @@ from embedpipe.errors import DataError
 from embedpipe.manifest.files import read_parquet, write_parquet
 from embedpipe.manifest.keys import KEY_NBYTES
 from embedpipe.sources.base import Scanned, Seen
+from embedpipe.spec import digest
 
-_VERSION = b"1"
+_VERSION = b"2"
 _SCHEMA = pa.schema(
     [
         pa.field("locator", pa.string()),
@@ -26,31 +28,67 @@ _SCHEMA = pa.schema(
 )
 
 
-def remembered(path: Path, source: str) -> dict[str, Seen]:
-    """What an earlier run saw, by locator; nothing if it saw another source.
+@dataclass(frozen=True)
+class Memory:
+    """What one project remembers of one data set.
 
-    Parameters
+    Projects may share the working folder, so each has a file of its own, found by the path of its root, or by the
+    folder itself where that was moved.
+
+    Attributes
     ----------
+    folder : Path
+        Holds a file for each root.
     source : str
-        Canonical JSON of the source's options and its absolute root.
+        Canonical JSON of the source's options: what another source saw is no use.
+    root : Path
+        The folder of params.yaml.
     """
-    try:
-        table = read_parquet(path, "ingest makes it")
-        metadata = table.schema.metadata or {}
-        if metadata.get(b"version") != _VERSION or metadata.get(b"source") != source.encode():
-            return {}
-        columns = [table[name].to_pylist() for name in _SCHEMA.names]
-    except (DataError, OSError, KeyError, pa.ArrowException):
+
+    folder: Path
+    source: str
+    root: Path
+
+    @property
+    def path(self) -> Path:
+        return self.folder / f"seen-{digest(str(self.root.resolve()))[:16]}.parquet"
+
+    def recall(self) -> dict[str, Seen]:
+        """What an earlier run saw, by locator; nothing if it saw another source or root."""
+        if self.path.is_file():
+            return self._read(self.path, check_root=False)
+        for path in sorted(self.folder.glob("seen-*.parquet")):
+            if found := self._read(path, check_root=True):
+                return found
         return {}
-    return {locator: Seen(stamp, key, reason) for locator, stamp, key, reason in zip(*columns, strict=True)}
+
+    def keep(self, seen: Mapping[str, Seen]) -> None:
+        """Keep what is known now, by locator, in place of what was known before."""
+        rows = [(locator, item.stamp, item.key, item.reason) for locator, item in seen.items()]
+        arrays = [pa.array([row[i] for row in rows], type=field.type) for i, field in enumerate(_SCHEMA)]
+        about = {b"version": _VERSION, b"source": self.source.encode(), b"root": _identity(self.root)}
+        write_parquet(self.path, pa.Table.from_arrays(arrays, schema=_SCHEMA.with_metadata(about)))
+
+    def _read(self, path: Path, *, check_root: bool) -> dict[str, Seen]:
+        try:
+            table = read_parquet(path, "ingest makes it")
+            about = table.schema.metadata or {}
+            if about.get(b"version") != _VERSION or about.get(b"source") != self.source.encode():
+                return {}
+            if check_root and about.get(b"root") != _identity(self.root):
+                return {}
+            columns = [table[name].to_pylist() for name in _SCHEMA.names]
+        except (DataError, OSError, KeyError, pa.ArrowException):
+            return {}
+        return {
+            locator: Seen(stamp, key, reason) for locator, stamp, key, reason in zip(*columns, strict=True)
+        }
 
 
-def remember(path: Path, source: str, seen: Mapping[str, Seen]) -> None:
-    """Keep what is known now, by locator, in place of what was known before."""
-    rows = [(locator, item.stamp, item.key, item.reason) for locator, item in seen.items()]
-    arrays = [pa.array([row[i] for row in rows], type=field.type) for i, field in enumerate(_SCHEMA)]
-    schema = _SCHEMA.with_metadata({b"version": _VERSION, b"source": source.encode()})
-    write_parquet(path, pa.Table.from_arrays(arrays, schema=schema))
+def _identity(root: Path) -> bytes:
+    """Device and inode of a folder: it keeps them when it is moved, and no other has them."""
+    stat = root.stat()
+    return f"{stat.st_dev}:{stat.st_ino}".encode()
 
 
 def seen_now(samples: Iterable[Scanned]) -> dict[str, Seen]:

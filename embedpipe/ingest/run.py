@@ -17,7 +17,7 @@ from typing import Any
 
 from embedpipe.errors import ConfigError, DataError, TooManyFailed
 from embedpipe.ingest.labels import column_of, text_of, write_labels
-from embedpipe.ingest.memory import remember, remembered, seen_now
+from embedpipe.ingest.memory import Memory, seen_now
 from embedpipe.ingest.options import DatasetOptions, SplitOptions
 from embedpipe.manifest import splits as splitting
 from embedpipe.manifest.files import write_bytes
@@ -105,9 +105,8 @@ def ingest(
     except ConfigError as error:
         raise ConfigError(f"params.yaml: {where}.{error}") from error
     described = options.source.model_dump(mode="json")
-    memory_path = cache_dir / "seen.parquet"
-    memory_of = canonical_json({"source": described, "root": str(root.resolve())})
-    known = remembered(memory_path, memory_of)
+    memory = Memory(cache_dir, canonical_json(described), root)
+    known = memory.recall()
     scanned: list[Scanned] = []
     whole = False
     try:
@@ -118,7 +117,7 @@ def ingest(
         raise type(error)(f"{where}: {error}") from error
     finally:
         if scanned:  # interrupted, the work so far is kept beside what was known
-            remember(memory_path, memory_of, {**({} if whole else known), **seen_now(scanned)})
+            memory.keep({**({} if whole else known), **seen_now(scanned)})
 
     failed = [sample for sample in scanned if sample.key is None]
     samples = [sample for sample in scanned if sample.key is not None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,44 @@ def test_labels_are_apart_and_cover_unreadable_samples(photos: Any, folder: dict
     assert labels.column_names == ["sample_id", "label"]
     assert labels["sample_id"].to_pylist() == sorted([*photos.manifest.sample_ids, "cat/empty.png"])
     assert "label" not in photos.manifest.table.column_names
+
+
+def memory(project: Any) -> Path:
+    (path,) = (project.root / "cache").glob("seen-*.parquet")
+    return Path(path)
+
+
+def test_a_moved_project_reads_nothing_again(
+    photos: Any, folder: dict[str, Any], opened: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    photos.ingest(folder)
+    before = photos.outputs()
+    moved = type(photos)(photos.root.rename(tmp_path_factory.mktemp("elsewhere") / "project"))
+    opened.clear()
+    assert moved.ingest(folder).num_looked_at == 0
+    assert opened == [] and moved.outputs() == before
+
+
+def test_two_projects_that_share_a_memory_do_not_mix(
+    photos: Any, folder: dict[str, Any], opened: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Files of one name, size and time, but other content, as unpacked archives have them."""
+    other = type(photos)(tmp_path_factory.mktemp("other") / "project")
+    shutil.copytree(photos.root, other.root)
+    (photos.root / "cache").mkdir()
+    (other.root / "cache").symlink_to(photos.root / "cache")
+    for project, byte in ((photos, b"1"), (other, b"2")):
+        path = project.write("photos/cat/same.png", (other.root / "photos/cat/001.png").read_bytes() + byte)
+        os.utime(path, ns=(10**18, 10**18))
+        project.ingest(folder)
+    keys = [
+        dict(zip(one.manifest.sample_ids, map(bytes, one.manifest.keys), strict=True))
+        for one in (photos, other)
+    ]
+    assert keys[0]["cat/same.png"] != keys[1]["cat/same.png"]
+    opened.clear()
+    photos.ingest(folder), other.ingest(folder)
+    assert opened == []
 
 
 def test_nothing_is_read_again_when_nothing_changed(
@@ -107,7 +146,7 @@ def test_what_was_read_before_an_interruption_is_not_read_again(
 def test_a_damaged_memory_is_made_anew(photos: Any, folder: dict[str, Any], opened: list[str]) -> None:
     photos.ingest(folder)
     before = photos.outputs()
-    (photos.root / "cache" / "seen.parquet").write_bytes(b"rubbish")
+    memory(photos).write_bytes(b"rubbish")
     opened.clear()
     photos.ingest(folder)
     assert len(opened) == 60
@@ -119,7 +158,7 @@ def test_outputs_do_not_depend_on_history(photos: Any, folder: dict[str, Any], p
     photos.write("photos/cat/zzz.png", png(1000))
     photos.ingest(folder)
     grown = photos.outputs()
-    (photos.root / "cache" / "seen.parquet").unlink()
+    memory(photos).unlink()
     photos.ingest(folder)
     assert photos.outputs() == grown
 
