@@ -10,6 +10,7 @@ import dataclasses
 import json
 import os
 from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,23 +52,39 @@ class Transaction:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.files: dict[str, FileRecord] = {}
+        self._files: dict[str, FileRecord | Future[FileRecord]] = {}
         self._folder = root / JOURNAL / TEMPORARY
+        self._writer = ThreadPoolExecutor(1, "embedpipe-shards")
         remove_tree(self._folder)
         make_folder(self._folder)
 
+    @property
+    def files(self) -> dict[str, FileRecord]:
+        """Path in the group -> record, of all that was written; waits for what is being written."""
+        files = self._files
+        self._files = {path: one.result() if isinstance(one, Future) else one for path, one in files.items()}
+        return dict(self._files)  # type: ignore[arg-type]
+
     def write(self, path: str, data: bytes | Iterable[memoryview]) -> None:
-        """Write what is to stand at `path` in the group as a temporary, fsynced; `data` as for `write_file`."""
-        assert path not in self.files
-        self.files[path] = write_file(self._folder / str(len(self.files)), data)
+        """Write what is to stand at `path` in the group as a temporary, fsynced; `data` as for `write_file`.
+
+        What is given in parts is made and written by a thread, meanwhile: `files` waits for it, and raises its
+        errors.
+        """
+        assert path not in self._files
+        temporary = self._folder / str(len(self._files))
+        if isinstance(data, bytes):
+            self._files[path] = write_file(temporary, data)
+        else:
+            self._files[path] = self._writer.submit(write_file, temporary, data)
 
     def take(self, path: str, source: Path, record: FileRecord) -> None:
         """Move in a finished file, on the same file system, that is to stand at `path`; `record` was checked."""
-        assert path not in self.files
+        assert path not in self._files
         sync_file(source)
         with telling_full(source):
-            os.replace(source, self._folder / str(len(self.files)))
-        self.files[path] = record
+            os.replace(source, self._folder / str(len(self._files)))
+        self._files[path] = record
 
     def commit(self, entry: Entry, remove: Path | None = None) -> None:
         """Make the files and the entry permanent.
@@ -78,6 +95,7 @@ class Transaction:
             A journal in the group that the commit makes useless.
         """
         assert self.files.items() <= entry.files.items()
+        self.stop()
         sync_folder(self._folder)
         body = {
             "entry": entry.to_dict(),
@@ -88,8 +106,13 @@ class Transaction:
         replace_file(self.root / JOURNAL / INTENT, intent)
         _finish(self.root, body)
 
+    def stop(self) -> None:
+        """Begin no further write, and wait for the one under way."""
+        self._writer.shutdown(cancel_futures=True)
+
     def abandon(self) -> None:
         """Drop the temporaries, unless an intent stands that needs them."""
+        self.stop()
         if not (self.root / JOURNAL / INTENT).exists():
             remove_tree(self._folder)
 

@@ -24,7 +24,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 _READ_NBYTES = 1 << 20
 _PARALLEL_NBYTES = 1 << 20
 """A part of a file from this size on is hashed and written by threads: both leave the interpreter to others."""
-NUM_HELD = 2
+NUM_HELD = 4
 """Parts that are being hashed and written while the next is made."""
 _FLUSH_NBYTES = 16 << 20
 """After so many bytes the disk is asked to begin, so that the last fsync has little left to wait for."""

@@ -121,8 +121,9 @@ class BlockStatistics:
     def of(cls, rows: npt.NDArray[Any]) -> Self:
         """From stored rows, shape (n, ...), n > 0."""
         flat = rows.reshape(len(rows), -1)
-        squares = [np.square(flat[i : i + 64], dtype=np.float64).sum(axis=1) for i in range(0, len(flat), 64)]
-        norms = np.sqrt(np.concatenate(squares))
+        wide = np.float32 if flat.dtype == np.float16 else np.float64  # wide enough for squares
+        pieces = (flat[i : i + 64].astype(wide) for i in range(0, len(flat), 64))
+        norms = np.sqrt(np.concatenate([np.square(one).sum(axis=1, dtype=np.float64) for one in pieces]))
         constant = np.arange(flat.shape[1])
         step = 8  # nearly every column is out after a few rows
         for i in range(0, len(flat), step):

@@ -222,6 +222,7 @@ class BlockWriter:
                 journal.path.unlink(missing_ok=True)
         except BaseException as error:
             self._group.interrupted()
+            transaction.stop()
             if isinstance(error, Exception):
                 transaction.abandon()
             raise

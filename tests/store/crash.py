@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -32,6 +33,7 @@ class Killer:
         self.torn = False
         self.count = 0
         self.dead = False
+        self.lock = threading.RLock()
         self.writes: list[int] = []  # which operations were writes
 
     def reset(self, at: int | None, *, torn: bool = False) -> None:
@@ -41,17 +43,18 @@ class Killer:
         def operation(*args: Any, **kwargs: Any) -> Any:
             if name == "open" and args[1] & (os.O_WRONLY | os.O_RDWR) == 0:
                 return real(*args, **kwargs)  # reading leaves no trace
-            if self.dead:
-                raise Killed
-            if name == "write":
-                self.writes.append(self.count)
-            self.count += 1
-            if self.count - 1 == self.at:
-                self.dead = True
-                if self.torn and name == "write":
-                    real(args[0], bytes(args[1])[: len(args[1]) // 2])
-                raise Killed
-            return real(*args, **kwargs)
+            with self.lock:  # shards are written by a thread
+                if self.dead:
+                    raise Killed
+                if name == "write":
+                    self.writes.append(self.count)
+                self.count += 1
+                if self.count - 1 == self.at:
+                    self.dead = True
+                    if self.torn and name == "write":
+                        real(args[0], bytes(args[1])[: len(args[1]) // 2])
+                    raise Killed
+                return real(*args, **kwargs)
 
         return operation
 

@@ -61,6 +61,13 @@ def kill_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: list
         assert verify(group.path).damages == []
 
 
+@pytest.fixture
+def threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large parts of a file are hashed, written and flushed by threads; here the smallest are too."""
+    monkeypatch.setattr("embedpipe.store.disk._PARALLEL_NBYTES", 1)
+    monkeypatch.setattr("embedpipe.store.disk._FLUSH_NBYTES", 50)
+
+
 @pytest.mark.parametrize("torn", [False, True])
 def test_a_kill_at_every_operation_of_a_growth_ends_byte_identical(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torn: bool
@@ -70,6 +77,7 @@ def test_a_kill_at_every_operation_of_a_growth_ends_byte_identical(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("torn", [False, True])
+@pytest.mark.usefixtures("threads")
 def test_a_kill_at_every_operation_of_two_blocks_ends_byte_identical(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torn: bool
 ) -> None:
@@ -224,6 +232,7 @@ def filling(real: Callable[..., Any], state: dict[str, int]) -> Callable[..., An
 OS_OPEN, OS_WRITE = os.open, os.write
 
 
+@pytest.mark.usefixtures("threads")
 def test_a_disk_full_at_every_write_is_said_and_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

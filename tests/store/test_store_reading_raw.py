@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,8 +18,8 @@ from zarr.codecs import Crc32cCodec
 
 from embedpipe.errors import ShapeError, StoreError
 from embedpipe.store import FeatureStore, publish, shards
-from embedpipe.store.arrays import ArrayLayout, ArrayReader, encode_shard
-from embedpipe.store.disk import FileRecord, record_of_file
+from embedpipe.store.arrays import ArrayLayout, ArrayReader, encode_metadata, encode_shard
+from embedpipe.store.disk import NUM_HELD, FileRecord, record_of_file, write_file
 
 from .conftest import GAP, GRID, Grower, expected
 
@@ -327,3 +329,19 @@ def test_shards_are_the_bytes_that_zarr_writes(
     )
     layout = ArrayLayout("array", row_shape, dtype, 16, 4, fill)
     assert encode_shard(layout, values) == (tmp_path / layout.shard_path(0)).read_bytes()
+    assert encode_metadata(layout, num_rows) == (tmp_path / layout.metadata_path).read_bytes()
+
+
+def test_a_file_written_in_parts_by_threads_has_their_bytes_and_their_sha256(tmp_path: Path) -> None:
+    parts = [np.random.default_rng(i).bytes(3 << 20) for i in range(9)]
+    buffers = [bytearray(3 << 20) for _ in range(NUM_HELD + 1)]
+
+    def again() -> Iterator[memoryview]:
+        for i, part in enumerate(parts):  # buffers are used again, as shards are made
+            buffers[i % len(buffers)][:] = part
+            yield memoryview(buffers[i % len(buffers)])
+
+    record = write_file(tmp_path / "file", again())
+    assert (tmp_path / "file").read_bytes() == b"".join(parts)
+    assert record == FileRecord(27 << 20, hashlib.sha256(b"".join(parts)).hexdigest())
+    assert record == record_of_file(tmp_path / "file")
