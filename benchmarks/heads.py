@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import neural
 import numpy as np
 
 ROOT = Path(__file__).parent.parent
@@ -113,7 +114,7 @@ def ridge(rows: Rows, num: int, repeats: int) -> Figures:
     }
 
 
-PARTS: dict[str, Callable[[Rows, int, int], Figures]] = {"ridge": ridge}
+PARTS: dict[str, Callable[[Rows, int, int], Figures]] = {"ridge": ridge, **neural.PARTS}
 
 
 def machine() -> dict[str, object]:
