@@ -61,9 +61,15 @@ class DiskFullError(StoreError, OSError):
     """No space is left where features are written. Nothing committed is lost."""
 
 
+class OutOfDeviceMemory(EmbedpipeError, MemoryError):
+    """The device cannot hold the forward pass of a single sample."""
+
+
+class Stopped(EmbedpipeError):
+    """A run ended before it was done, as it was asked to. What it computed is kept, and it goes on from there."""
+
+    exit_code = 75  # sysexits' EX_TEMPFAIL: run again
+
+
 class NotFitted(EmbedpipeError, RuntimeError):
     """A head was asked to predict before it was fitted."""
-
-
-class SealedTestError(EmbedpipeError, PermissionError):
-    """Something other than `embedpipe test` asked for test targets."""

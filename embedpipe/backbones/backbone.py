@@ -8,15 +8,16 @@ Reads options and weights; gives tensors. Knows nothing of stores, tasks or head
 from __future__ import annotations
 
 import copy
+import dataclasses
 import difflib
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import torch
 from torch import nn
 
+from embedpipe.backbones.arithmetic import arithmetic, lowered
 from embedpipe.backbones.graph import ModelGraph, NodeInfo, expand_selector
 from embedpipe.backbones.models import open_architecture
 from embedpipe.backbones.options import BackboneOptions, Role
@@ -100,6 +101,25 @@ class Backbone:
         """
         return self._preprocessing(image)
 
+    def pixels(self, image: Image.Image) -> torch.Tensor:
+        """The steps of `preprocess` that need single pixels: uint8 tensor (C, H, W), a quarter of the bytes.
+
+        The rest are done by the forward pass, on its device.
+        """
+        return self._preprocessing.pixels(image)
+
+    @property
+    def can_resample_tensors(self) -> bool:
+        """Whether `resampling_tensors` is possible with this backbone's filter."""
+        return self._preprocessing.can_resample_tensors
+
+    def resampling_tensors(self) -> Backbone:
+        """This backbone with its images resampled as tensors: another preprocessing, so another store."""
+        other = copy.copy(self)
+        other._preprocessing = dataclasses.replace(self._preprocessing, on_tensors=True)
+        other.preprocessing = other._preprocessing.canonical()
+        return other
+
     def nodes(self) -> list[NodeInfo]:
         """Everything that can be tapped, in order of computation."""
         return list(self._graph.infos)
@@ -135,6 +155,8 @@ class Backbone:
         tap_specs: Sequence[TapSpec],
         device: torch.device | str = "cpu",
         precision: Precision = "float32",
+        *,
+        compiled: bool = False,
     ) -> Forward:
         """Prepare the forward pass that computes these taps and nothing behind the deepest of them.
 
@@ -147,13 +169,16 @@ class Backbone:
             copied there.
         precision : {"float32", "bfloat16", "float16"}
             Arithmetic of the forward pass; reductions are always in float32. ``float32`` on CUDA means it:
-            TF32 is off.
+            TF32 is off. With less than float32, weights are cast once and batch norms are folded into the
+            convolutions before them, where no tap lies between.
+        compiled : bool
+            Whether `torch.compile` makes kernels for this pass: minutes at the first batch, once a batch size.
 
         Returns
         -------
         callable
-            From float32 (N, C, H, W) on any device to a dict of tap name to float32 tensor (N, ...) on
-            `device`. Runs without gradients and changes no state.
+            From float32 (N, C, H, W), or uint8 pixels as `pixels` gives them, on any device to a dict of tap
+            name to float32 tensor (N, ...) on `device`. Runs without gradients and changes no state.
 
         Raises
         ------
@@ -164,11 +189,14 @@ class Backbone:
             raise ValueError("forward needs at least one tap")
         target = torch.device(device)
         taps = [(spec.name, spec.node, get_reduction(spec.reduction)) for spec in tap_specs]
-        model: nn.Module = self._graph.truncated(taps)
+        dtype = _DTYPES[precision]
+        truncated = self._graph.truncated(taps)
+        model: nn.Module = truncated if dtype is torch.float32 else lowered(truncated, dtype)
         if target.type != "cpu":
             model = copy.deepcopy(model).to(target)
-        dtype = _DTYPES[precision]
         channels_last = self._channels_last
+        if compiled:
+            model = cast(nn.Module, torch.compile(model))
 
         def run(x_NCHW: torch.Tensor) -> dict[str, torch.Tensor]:
             if x_NCHW.ndim != 4 or tuple(x_NCHW.shape[1:]) != self.input_shape:
@@ -176,8 +204,10 @@ class Backbone:
                     f"{self.name}: expected input (N, {', '.join(map(str, self.input_shape))}), "
                     f"found {tuple(x_NCHW.shape)}"
                 )
-            with torch.inference_mode(), _arithmetic(target, dtype):
+            with torch.inference_mode(), arithmetic(target, dtype):
                 x_NCHW = x_NCHW.to(target, non_blocking=True)
+                if x_NCHW.dtype == torch.uint8:
+                    x_NCHW = self._preprocessing.normalise(x_NCHW)
                 if channels_last:
                     x_NCHW = x_NCHW.contiguous(memory_format=torch.channels_last)
                 features: dict[str, torch.Tensor] = model(x_NCHW)
@@ -285,11 +315,3 @@ def _refuse_taps_behind(backbone: Backbone, graph: ModelGraph, missing: frozense
                 f"{where}: tap {spec.node!r} lies at or behind the classifier, whose weights do not fit "
                 f"({', '.join(sorted(read))}); tap an earlier node, or give weights with this classifier"
             )
-
-
-def _arithmetic(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
-    if dtype is not torch.float32:
-        return torch.autocast(device.type, dtype=dtype)
-    if device.type == "cuda":
-        return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
-    return nullcontext()

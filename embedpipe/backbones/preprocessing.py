@@ -1,15 +1,16 @@
 """From a decoded image to a model's input: resize, centre crop, scale to 0…1, normalise.
 
-The same steps, to the bit, as the transforms that torchvision ships with its weights.
+The same steps, to the bit, as the transforms that torchvision ships with its weights; or, where a store is made
+so, with the resampling done on tensors, which takes a fifth of the time and differs by up to a grey level.
 """
 
-# C channels, H W height and width
+# N samples, C channels, H W height and width
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torchvision.transforms import InterpolationMode
@@ -21,6 +22,8 @@ from embedpipe.spec import canonical_json
 
 if TYPE_CHECKING:
     from PIL import Image
+
+TENSOR_FILTERS = ("nearest", "nearest-exact", "bilinear", "bicubic")
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,8 @@ class Preprocessing:
         Normalisation, one number a channel, of values in 0 to 1.
     interpolation : str
         Name of the resampling filter; antialiased, as Pillow does.
+    on_tensors : bool
+        Whether torchvision resamples tensors, or Pillow its images.
     """
 
     resize_px: int
@@ -44,6 +49,7 @@ class Preprocessing:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     interpolation: str = "bilinear"
+    on_tensors: bool = False
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -52,7 +58,14 @@ class Preprocessing:
 
     def canonical(self) -> str:
         """Canonical JSON: equal steps give equal text."""
-        return canonical_json({**dataclasses.asdict(self), "antialias": True})
+        steps = dataclasses.asdict(self)
+        resampler = {"resampler": "torchvision tensor"} if steps.pop("on_tensors") else {}
+        return canonical_json({**steps, "antialias": True, **resampler})
+
+    @property
+    def can_resample_tensors(self) -> bool:
+        """Whether torchvision has the filter for tensors."""
+        return self.interpolation in TENSOR_FILTERS
 
     def override(self, options: PreprocessOptions | None, where: str) -> Preprocessing:
         """These steps with what params.yaml changes.
@@ -84,13 +97,27 @@ class Preprocessing:
             )
         return changed
 
-    def __call__(self, image: Image.Image) -> torch.Tensor:
-        """One image, mode RGB or L, to a float32 tensor (C, H, W)."""
+    def pixels(self, image: Image.Image) -> torch.Tensor:
+        """All steps on pixels: one image, mode RGB or L, to a uint8 tensor (C, H, W)."""
         image = image.convert("L" if len(self.mean) == 1 else "RGB")
+        if self.on_tensors:
+            resampled_CHW: torch.Tensor = self._resampled(F.pil_to_tensor(image))
+            return resampled_CHW
+        pixels_CHW: torch.Tensor = F.pil_to_tensor(self._resampled(image))
+        return pixels_CHW
+
+    def normalise(self, x_NCHW: torch.Tensor) -> torch.Tensor:
+        """Pixels, uint8 (..., C, H, W) on any device, to the model's input: float32, memory format kept."""
+        x_NCHW = x_NCHW.to(torch.float32) / 255  # v2.to_dtype rounds otherwise
+        normalised_NCHW: torch.Tensor = F.normalize(x_NCHW, list(self.mean), list(self.std))
+        return normalised_NCHW
+
+    def __call__(self, image: Image.Image) -> torch.Tensor:
+        """One image to a float32 tensor (C, H, W)."""
+        return self.normalise(self.pixels(image))
+
+    def _resampled(self, image: Any) -> Any:
         image = F.resize(
             image, [self.resize_px], interpolation=InterpolationMode(self.interpolation), antialias=True
         )
-        image = F.center_crop(image, [self.crop_px, self.crop_px])
-        x_CHW = F.pil_to_tensor(image).to(torch.float32) / 255  # v2.to_dtype rounds otherwise
-        normalised_CHW: torch.Tensor = F.normalize(x_CHW, list(self.mean), list(self.std))
-        return normalised_CHW
+        return F.center_crop(image, [self.crop_px, self.crop_px])

@@ -79,7 +79,7 @@ def estimate(session: Session) -> Estimate:
 
 def _calibrate(session: Session, plan: GrowthPlan) -> float:
     segment = plan.blocks[0].segments[0]
-    size = session.extract.batch
+    size = session.batch
     rows = segment.rows[: size * CALIBRATION_BATCHES]
     batches = [
         Batch(rows[i : i + size], plan.wanted_of_row[rows[i : i + size]]) for i in range(0, len(rows), size)
@@ -87,8 +87,8 @@ def _calibrate(session: Session, plan: GrowthPlan) -> float:
     times = None
     for _ in range(2):  # the first round warms caches and kernels up
         times = embed(
-            batches, session.read, session.forward(segment.taps), lambda embedded: None,
-            batch_size=size, decode_threads=session.extract.decode_threads,
+            batches, session.read, session.engine(segment.taps), lambda embedded: None,
+            decode_threads=session.extract.decode_threads,
         )  # fmt: skip
     assert times is not None
     return times.num_samples / max(times.total_s, 1e-9)

@@ -107,6 +107,9 @@ def extract_backbone(
         times = StepTimes()
         if plan.blocks:
             _run_blocks(session, plan, failures, times, progress, say)
+        for note in session.memory_notes():
+            session.notes.append(note)
+            say(note)
         group = session.group
         failed = failed_samples(session.wanted, group.taps[session.tap_names[0]].holes, plan.rows_of_wanted)
         publish(
@@ -138,7 +141,7 @@ def _run_blocks(
     total, done = plan.num_rows_to_compute, 0
     options = session.extract
     for block in plan.blocks:
-        with session.group.writer(plan, block, batch=options.batch, sync_every_s=options.journal_s) as writer:
+        with session.group.writer(plan, block, batch=session.batch, sync_every_s=options.journal_s) as writer:
             for index, segment in enumerate(block.segments):
                 spooled = writer.done(index)
                 done += spooled
@@ -154,11 +157,10 @@ def _run_blocks(
                     progress(done, total, "samples")
 
                 embed(
-                    _batches(segment.rows[spooled:], plan, options.batch),
+                    _batches(segment.rows[spooled:], plan, session.batch),
                     session.read,
-                    session.forward(segment.taps),
+                    session.engine(segment.taps),
                     write,
-                    batch_size=options.batch,
                     decode_threads=options.decode_threads,
                     times=times,
                 )

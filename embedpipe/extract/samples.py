@@ -22,20 +22,23 @@ class WantedSamples:
     keys : uint8 array, shape (n, 16)
     names : str array, shape (n,)
         ``<data set>/<sample_id>``, for messages.
+    sources : tuple of Source
+    locators, source_index : object array, int64 array, shape (n,)
+        Where each is read, and by which source.
     """
 
     keys: np.ndarray
     names: np.ndarray
-    _sources: tuple[Source, ...]
-    _locators: np.ndarray
-    _source_index: np.ndarray
+    sources: tuple[Source, ...]
+    locators: np.ndarray
+    source_index: np.ndarray
 
     def __len__(self) -> int:
         return len(self.names)
 
     def read(self, index: int) -> Any:
         """Decode one sample; raises `UnreadableSample`."""
-        return self._sources[self._source_index[index]].read(str(self._locators[index]))
+        return self.sources[self.source_index[index]].read(str(self.locators[index]))
 
 
 def gather(datasets: Sequence[tuple[Manifest, Source]], backbone: str, modality: str) -> WantedSamples:
@@ -59,7 +62,7 @@ def gather(datasets: Sequence[tuple[Manifest, Source]], backbone: str, modality:
     return WantedSamples(
         keys=np.concatenate([m.keys for m, _ in fitting]),
         names=np.concatenate([np.char.add(f"{m.dataset}/", m.sample_ids.astype(str)) for m, _ in fitting]),
-        _sources=tuple(s for _, s in fitting),
-        _locators=np.concatenate([m.locators.astype(object) for m, _ in fitting]),
-        _source_index=np.repeat(np.arange(len(fitting)), [len(m) for m, _ in fitting]),
+        sources=tuple(s for _, s in fitting),
+        locators=np.concatenate([m.locators.astype(object) for m, _ in fitting]),
+        source_index=np.repeat(np.arange(len(fitting)), [len(m) for m, _ in fitting]),
     )

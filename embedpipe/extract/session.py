@@ -6,35 +6,33 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from embedpipe.backbones import BackboneOptions, load_backbone
 from embedpipe.backbones.backbone import Backbone
 from embedpipe.errors import DiskFullError, ProbeMismatch, StoreLocked
-from embedpipe.extract.device import MAX_PRECISION_ERROR, as_precision, resolve_device, resolve_precision
+from embedpipe.extract.device import as_precision, resolve_device
 from embedpipe.extract.earlier import EarlierStore
+from embedpipe.extract.engine import Engine, open_engine
 from embedpipe.extract.options import ExtractOptions
-from embedpipe.extract.probe import check_probe, probe_images
+from embedpipe.extract.probe import check_probe
+from embedpipe.extract.resolve import Features, resolve, resolve_batch
 from embedpipe.extract.samples import WantedSamples, gather
 from embedpipe.extract.seeding import Earlier, seed_group
 from embedpipe.manifest.table import Manifest
 from embedpipe.sources.base import Source
-from embedpipe.sources.decode import DECODER
 from embedpipe.spec import BackboneSpec, TapSpec, canonical_json
 from embedpipe.store.disk import replace_file
 from embedpipe.store.group import Group, find_groups, open_group
 from embedpipe.store.plan import GrowthPlan
 from embedpipe.store.publishing import check_same_filesystem
 
-Features = dict[str, np.ndarray]
 DISK_FACTOR = 2.0  # the journal holds a block beside the shards that are made of it
 
 
@@ -51,7 +49,10 @@ class Session:
     tap_specs: list[TapSpec]
     wanted: WantedSamples
     group: Group
+    batch: int
+    precision_errors: Mapping[str, float]
     notes: list[str] = field(default_factory=list)
+    _engines: dict[tuple[str, ...], Engine] = field(default_factory=dict, repr=False)
 
     @property
     def tap_names(self) -> list[str]:
@@ -62,13 +63,29 @@ class Session:
         return self.extract.dtype
 
     def read(self, index: int) -> torch.Tensor:
-        """Decode and preprocess one wanted sample; float32 without N."""
-        return self.backbone.preprocess(self.wanted.read(index))
+        """Decode and resample one wanted sample; uint8 (C, H, W)."""
+        return self.backbone.pixels(self.wanted.read(index))
 
-    def forward(self, taps: Sequence[str]) -> Callable[[torch.Tensor], dict[str, torch.Tensor]]:
-        """The backbone down to the deepest of `taps`, with their reductions."""
-        specs = [tap for tap in self.tap_specs if tap.name in set(taps)]
-        return self.backbone.forward(specs, self.device, as_precision(self.spec.precision))
+    def engine(self, taps: Sequence[str]) -> Engine:
+        """The device with the backbone down to the deepest of `taps`, and their reductions."""
+        names = tuple(taps)
+        if names not in self._engines:
+            specs = [tap for tap in self.tap_specs if tap.name in names]
+            precision = as_precision(self.spec.precision)
+            forward = self.backbone.forward(specs, self.device, precision, compiled=self.extract.compile)
+            self._engines[names] = open_engine(forward, self.batch, self.backbone.input_shape, self.device)
+        return self._engines[names]
+
+    def memory_notes(self) -> list[str]:
+        """Where the device could not hold whole batches, in a sentence."""
+        size = min((engine.micro.size for engine in self._engines.values()), default=self.batch)
+        halved = any(engine.micro.num_halved for engine in self._engines.values())
+        if not halved:
+            return []
+        return [
+            f"{self.name}: the device's memory ran out with batches of {self.batch}; they went through in passes "
+            f"of {size}; free memory, or set extract.batch: {size}"
+        ]
 
     def plan(self) -> GrowthPlan:
         """What is missing."""
@@ -93,6 +110,7 @@ class Session:
     def card(self) -> dict[str, Any]:
         """What the published store says of itself."""
         infos = self.backbone.tap_infos(self.tap_specs)
+        errors = {tap: float(f"{error:.2g}") for tap, error in self.precision_errors.items()}
         shapes = self.backbone.tap_shapes(self.tap_specs)
         return {
             "name": self.name,
@@ -100,6 +118,7 @@ class Session:
             "weights": self.options.weights,
             "role": self.options.role,
             "spec": self.spec.to_dict(),
+            **({"precision_errors": errors} if errors else {}),
             "taps": {
                 tap.name: {
                     **tap.to_dict(),
@@ -145,11 +164,11 @@ def open_session(
     backbone = load_backbone(name, options, root, source_dir=source_dir)
     wanted = gather(datasets, name, backbone.modality)
     device = resolve_device(extract.device)
-    tap_specs = backbone.tap_specs(extract.dtype)
-    builtin = _Builtin(backbone, tap_specs, device)
     before = [Earlier(store) for store in earlier]
-    spec, notes = _resolve_spec(stores_dir, backbone, extract.precision, device, builtin, name, before)
-    found = builtin.features(spec.precision)
+    resolved = resolve(backbone, extract, device, stores_dir, before)
+    backbone, spec, notes = resolved.backbone, resolved.spec, list(resolved.notes)
+    tap_specs = backbone.tap_specs(extract.dtype)
+    found = resolved.builtin.features(spec.precision)
     shapes = backbone.tap_shapes(tap_specs)
     notes += _changed_since_last(_last_path(stores_dir, name), spec, name)
     generation = _generation(stores_dir, spec, found, extract.on_mismatch, name, notes)
@@ -166,7 +185,14 @@ def open_session(
         new = {tap: found[tap] for tap in found if tap not in stored}
         if new:
             group.save_probe({**stored, **new})
-        yield Session(name, options, extract, backbone, device, spec, tap_specs, wanted, group, notes)
+        forward = backbone.forward(tap_specs, device, as_precision(spec.precision), compiled=extract.compile)
+        batch, found_notes = resolve_batch(
+            extract.batch, spec, device, backbone.input_shape, forward, stores_dir
+        )
+        yield Session(
+            name, options, extract, backbone, device, spec, tap_specs, wanted, group, batch,
+            resolved.errors, notes + found_notes,
+        )  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -189,66 +215,9 @@ def _last_path(stores_dir: Path, name: str) -> Path:
 
 def _changed_since_last(path: Path, spec: BackboneSpec, name: str) -> list[str]:
     """Say which field differs from what this backbone was when it last ran."""
-    last = BackboneSpec.from_dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else spec
-    differences = "; ".join(str(difference) for difference in last.differences(spec))
+    last = BackboneSpec.parse(path.read_text("utf-8", "replace")) if path.exists() else None
+    differences = "; ".join(str(difference) for difference in (last or spec).differences(spec))
     return [f"{name}: {differences}: a group of its own beside the old one"] if differences else []
-
-
-class _Builtin:
-    """Features of the built-in batch, computed once a precision."""
-
-    def __init__(self, backbone: Backbone, tap_specs: list[TapSpec], device: torch.device) -> None:
-        self._backbone, self._tap_specs, self._device = backbone, tap_specs, device
-        self._known: dict[str, Features] = {}
-
-    def features(self, precision: str) -> Features:
-        if precision not in self._known:
-            x = torch.stack([self._backbone.preprocess(image) for image in probe_images()])
-            forward = self._backbone.forward(self._tap_specs, self._device, as_precision(precision))
-            self._known[precision] = {tap: v.float().cpu().numpy() for tap, v in forward(x).items()}
-        return self._known[precision]
-
-
-def _resolve_spec(
-    stores_dir: Path,
-    backbone: Backbone,
-    wanted: str,
-    device: torch.device,
-    builtin: _Builtin,
-    name: str,
-    before: Sequence[Earlier],
-) -> tuple[BackboneSpec, list[str]]:
-    """The spec, with `precision: auto` as an existing group has it, or resolved on the built-in batch."""
-
-    def at(precision: str) -> BackboneSpec:
-        return BackboneSpec(
-            architecture=backbone.architecture,
-            weights_digest=backbone.weights_digest,
-            decoder=DECODER,
-            preprocessing=backbone.preprocessing,
-            precision=precision,
-            device_kind=device.type,
-        )
-
-    groups = find_groups(stores_dir)
-    known = {info.spec for info in groups}
-    if wanted == "auto":
-        candidates = [at(precision) for precision in ("bfloat16", "float16", "float32")]
-        adopted = next((spec for spec in candidates if spec in known), None)
-        adopted = adopted or next((one.spec for one in before if one.spec in candidates), None)
-        if adopted is not None:
-            return adopted, []
-    precision, errors = resolve_precision(wanted, device, builtin.features)
-    spec = at(precision)
-    notes = []
-    if errors:
-        worst = max(errors, key=lambda tap: errors[tap])
-        refused = f"more than {MAX_PRECISION_ERROR:g}: " if precision == "float32" else ""
-        notes.append(
-            f"{name}: reduced precision differs from float32 by up to {errors[worst]:.2g} (relative L2, tap {worst}), "
-            f"{refused}{precision} is used"
-        )
-    return spec, notes
 
 
 def _generation(

@@ -70,3 +70,28 @@ def test_a_crop_larger_than_the_image_is_refused(make):
 def test_one_size_alone_moves_the_other_only_where_it_must(make):
     assert json.loads(make(preprocess={"resize_px": 96}).preprocessing)["crop_px"] == 96
     assert json.loads(make(preprocess={"crop_px": 96}).preprocessing)["resize_px"] == 256
+
+
+def test_pixels_then_the_forward_pass_are_preprocessing_and_the_forward_pass_to_the_bit(make, images):
+    backbone = make(taps={"layer1": ["gap"], "layer2": ["none"]})
+    forward = backbone.forward(backbone.tap_specs())
+    x_NCHW = torch.stack([backbone.preprocess(image) for image in images])
+    pixels_NCHW = torch.stack([backbone.pixels(image) for image in images])
+    assert pixels_NCHW.dtype == torch.uint8
+    expected = forward(x_NCHW)
+    for stored in (pixels_NCHW, pixels_NCHW.contiguous(memory_format=torch.channels_last)):
+        found = forward(stored)
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_resampled_tensors_are_within_two_grey_levels_of_pillow_and_another_spec(make):
+    smooth = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8))
+    image = smooth.resize((700, 900), Image.Resampling.BICUBIC)
+    plain = make(preprocess={"resize_px": 96, "crop_px": 64})
+    other = plain.resampling_tensors()
+    assert json.loads(other.preprocessing) == {
+        **json.loads(plain.preprocessing), "resampler": "torchvision tensor"
+    }  # fmt: skip
+    difference = other.pixels(image).int() - plain.pixels(image).int()
+    assert difference.abs().max() <= 2
+    assert plain.preprocessing != other.preprocessing and plain.can_resample_tensors

@@ -1,13 +1,17 @@
 """The three overlapped steps: order, padding, failures, errors, bounded memory."""
 
 import threading
+import time
 
 import numpy as np
 import pytest
 import torch
 
 from embedpipe.errors import StoreError, UnreadableSample
+from embedpipe.extract.engine import CpuEngine
 from embedpipe.extract.pipeline import Batch, Embedded, embed
+
+SHAPE = (3, 1, 1)
 
 
 def batches_of(num, size):
@@ -16,14 +20,17 @@ def batches_of(num, size):
 
 
 def number(index):
-    return torch.full((3,), float(index))
+    return torch.full(SHAPE, index, dtype=torch.uint8)
 
 
-def run(num, size, read=number, forward=lambda x: {"t": x * 2}, write=None, threads=3):
+def double(x):
+    return {"t": x.flatten(1).float() * 2}
+
+
+def run(num, size, read=number, forward=double, write=None, threads=3, **options):
     got: list[Embedded] = []
-    times = embed(
-        batches_of(num, size), read, forward, write or got.append, batch_size=size, decode_threads=threads
-    )
+    engine = CpuEngine(forward, size, SHAPE)
+    times = embed(batches_of(num, size), read, engine, write or got.append, decode_threads=threads, **options)
     return got, times
 
 
@@ -41,10 +48,26 @@ def test_the_forward_pass_always_sees_full_batches():
 
     def forward(x):
         seen.append(tuple(x.shape))
-        return {"t": x}
+        return double(x)
 
     run(num=11, size=4, forward=forward)
-    assert set(seen) == {(4, 3)}
+    assert set(seen) == {(4, *SHAPE)}
+
+
+def test_padding_is_zero_whatever_the_buffer_held_before():
+    seen = []
+
+    def forward(x):
+        seen.append(x.flatten(1)[:, 0].tolist())
+        return double(x)
+
+    def read(index):
+        if index == 13:
+            raise UnreadableSample("gone")
+        return number(index)
+
+    run(num=41, size=4, read=read, forward=forward)  # more batches than there are buffers
+    assert seen[-1] == [40, 0, 0, 0] and seen[3] == [12, 0, 14, 15]
 
 
 def test_an_unreadable_sample_is_a_failure_of_its_row_alone():
@@ -111,6 +134,49 @@ def test_reading_stays_a_bounded_number_of_batches_ahead():
             lead.append(begun[0] - written[0])
             written[0] += len(embedded.batch.rows)
 
-    run(num=400, size=4, read=read, write=write)
+    run(num=200, size=4, read=read, write=write)
     # 3 batches read ahead, 2 queued, 1 in the forward pass, 1 being written
     assert max(lead) <= 4 * 8
+
+
+def test_a_stop_finishes_what_is_in_hand_and_begins_nothing_more():
+    asked = []
+
+    def stop():
+        asked.append(1)
+        return len(asked) > 9
+
+    got, times = run(num=200, size=4, stop=stop)
+    rows = np.concatenate([g.batch.rows for g in got])
+    np.testing.assert_array_equal(rows, np.arange(len(rows)))
+    assert 0 < len(rows) < 60 and times.num_samples == len(rows)
+
+
+def test_shares_of_time_add_up_to_no_more_than_the_whole():
+    def read(index):
+        time.sleep(0.001)
+        return number(index)
+
+    _, times = run(num=40, size=4, read=read, threads=1)
+    shares = times.shares()
+    assert max(shares, key=shares.get) == "decode" and 0.5 < sum(shares.values()) <= 1.0 + 1e-9
+
+
+def test_waiting_for_a_slow_device_is_not_called_writing():
+    class Slow(CpuEngine):
+        def submit(self, pixels):
+            done = super().submit(pixels)
+
+            class Late:
+                def values(self):
+                    time.sleep(0.02)
+                    return done.values()
+
+                def device_s(self):
+                    return 0.02
+
+            return Late()
+
+    times = embed(batches_of(48, 4), number, Slow(double, 4, SHAPE), lambda e: None, decode_threads=2)
+    shares = times.shares()
+    assert max(shares, key=shares.get) == "forward" and shares["write"] < 0.3
