@@ -129,16 +129,6 @@ class ModelGraph:
             if any(key == prefix or key.startswith(f"{prefix}.") for prefix in prefixes)
         }
 
-    def classifier_parameters(self) -> set[str]:
-        """Names of parameters of the last module that has any: the classifier head."""
-        for node in reversed(list(self.graph.nodes)):
-            if node.op == "call_module":
-                owner = self.module.get_submodule(str(node.target))
-                keys = {f"{node.target}.{key}" for key in owner.state_dict()}
-                if keys:
-                    return keys
-        return set()
-
     def truncated(self, taps: Sequence[tuple[str, str, Reduction]]) -> fx.GraphModule:
         """The forward pass that ends at the deepest tap, with each reduction right behind its node.
 

@@ -18,29 +18,11 @@ import numpy.typing as npt
 
 from embedpipe.errors import ConfigError, DataError
 from embedpipe.features.card import BackboneCard, read_card
-from embedpipe.manifest.table import Manifest
 from embedpipe.params import did_you_mean
 from embedpipe.store import FeatureStore
 
 Bool = npt.NDArray[np.bool_]
 Float = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class FeatureTable:
-    """Features of one tap.
-
-    Attributes
-    ----------
-    sample_ids : str array [n]
-    X : float32 [n, ...]
-        NaN where `present` is false.
-    present : bool [n]
-    """
-
-    sample_ids: npt.NDArray[np.str_]
-    X: Float
-    present: Bool
 
 
 @dataclass(frozen=True)
@@ -114,13 +96,3 @@ def open_features(store_dir: Path) -> PublishedFeatures:
     store = FeatureStore.open(store_dir)
     card.check(store.spec, store_dir)
     return PublishedFeatures(store_dir, card, store)
-
-
-def load_features(store_dir: Path, tap: str, manifest: Manifest) -> FeatureTable:
-    """Features of one tap for every sample of a manifest, in its order."""
-    features = open_features(store_dir)
-    present = features.present(manifest.keys)
-    found = features.read(tap, manifest.keys[present])
-    X = np.full((len(manifest), *found.shape[1:]), np.nan, np.float32)
-    X[present] = found
-    return FeatureTable(np.asarray(manifest.sample_ids, dtype=str), X, present)

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from embedpipe.evaluate.metrics import metric_of, point_metrics, sign_of
 from embedpipe.heads.base import softmax
-from embedpipe.heads.evidence import logme
+from embedpipe.heads.logme import logme
 from embedpipe.heads.gram import Gram
 from embedpipe.heads.linear import unit_rows
 from embedpipe.heads.ridge_path import fold_scores, ridge_path

@@ -176,10 +176,6 @@ class Shard:
         ):  # a platform without madvise keeps them
             self._mapping.madvise(mmap.MADV_DONTNEED, start, nbytes)
 
-    def chunk_offsets(self) -> list[int]:
-        """Where each written inner chunk starts in the file."""
-        return [i * (self.layout.chunk_nbytes + CRC_NBYTES) for i in range(self.num_chunks)]
-
     def _read_index(self) -> int:
         layout = self.layout
         index = self._bytes[len(self._bytes) - layout.index_nbytes : -CRC_NBYTES]

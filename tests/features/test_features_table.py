@@ -8,7 +8,7 @@ import pytest
 
 from embedpipe.errors import ConfigError, DataError, SpecMismatch
 from embedpipe.features.card import read_card
-from embedpipe.features.table import load_features, open_features
+from embedpipe.features.table import open_features
 from embedpipe.spec import BackboneSpec, TapSpec
 
 NAMES = ["d", "a", "c", "b"]
@@ -21,40 +21,36 @@ def feature(name, shape, dtype):
 
 
 def test_rows_come_in_the_order_of_the_manifest(make_store, make_manifest):
-    table = load_features(make_store(NAMES), "layer1.gap", make_manifest(NAMES))
-    assert table.sample_ids.tolist() == ["a", "b", "c", "d"]
-    assert table.present.all()
-    assert table.X.dtype == np.float32
-    np.testing.assert_array_equal(table.X, [feature(name, 3, "float16") for name in "abcd"])
+    features, manifest = open_features(make_store(NAMES)), make_manifest(NAMES)
+    assert manifest.sample_ids.tolist() == ["a", "b", "c", "d"]
+    assert features.present(manifest.keys).all()
+    found = features.read("layer1.gap", manifest.keys)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, [feature(name, 3, "float16") for name in "abcd"])
 
 
 def test_two_histories_of_growth_read_alike(make_store, make_manifest, tmp_path):
-    at_once = load_features(make_store(NAMES), "layer2.none.float32", make_manifest(NAMES)).X
+    keys = make_manifest(NAMES).keys
+    at_once = open_features(make_store(NAMES)).read("layer2.none.float32", keys)
     (tmp_path / "stores").rename(tmp_path / "first")
-    in_steps = load_features(
-        make_store(["c"], ["b", "a"], NAMES), "layer2.none.float32", make_manifest(NAMES)
-    ).X
+    in_steps = open_features(make_store(["c"], ["b", "a"], NAMES)).read("layer2.none.float32", keys)
     assert at_once.shape == (4, 2, 2, 2)
     assert at_once.tobytes() == in_steps.tobytes()
 
 
-def test_samples_without_features_are_masked_and_never_filled(make_store, make_manifest):
-    store = make_store(["a", "b"])
-    table = load_features(store, "layer1.gap", make_manifest(["a", "b", "unseen"]))
-    assert table.present.tolist() == [True, True, False]
-    assert np.isnan(table.X[2]).all()
+def test_samples_without_features_are_not_present(make_store, make_manifest):
+    features = open_features(make_store(["a", "b"]))
+    assert features.present(make_manifest(["a", "b", "unseen"]).keys).tolist() == [True, True, False]
 
 
 def test_a_recorded_hole_is_not_present(make_store, make_manifest):
-    table = load_features(
-        make_store(["a", "b", "c"], failing=("b",)), "layer1.gap", make_manifest(["a", "b", "c"])
-    )
-    assert table.present.tolist() == [True, False, True]
+    features = open_features(make_store(["a", "b", "c"], failing=("b",)))
+    assert features.present(make_manifest(["a", "b", "c"]).keys).tolist() == [True, False, True]
 
 
 def test_an_unknown_tap_names_the_nearest(make_store, make_manifest):
     with pytest.raises(ConfigError, match=r"no tap 'layer1\.gp' \(did you mean 'layer1\.gap'\?\)"):
-        load_features(make_store(["a"]), "layer1.gp", make_manifest(["a"]))
+        open_features(make_store(["a"])).read("layer1.gp", make_manifest(["a"]).keys)
 
 
 def test_absent_samples_cannot_be_read_by_accident(make_store, make_manifest):
