@@ -68,7 +68,7 @@ def find_sample(workspace: Workspace, name: str) -> Forgetting:
     """
     keys: dict[bytes, list[str]] = {}
     wanted = bytes.fromhex(name) if _is_key(name) else None
-    for dataset in Sections(workspace).raw("datasets"):
+    for dataset in Sections(workspace).entries("datasets"):
         path = workspace.manifest(dataset)
         if not path.is_file():
             continue
@@ -104,7 +104,7 @@ def forget(workspace: Workspace, found: Forgetting) -> None:
             rows = _rows_of(group, found.key)
             if rows:
                 erase(group, rows)
-    for backbone in Sections(workspace).raw("backbones"):
+    for backbone in Sections(workspace).entries("backbones"):
         folder = workspace.features(backbone)
         if not folder.exists():
             continue
@@ -173,7 +173,7 @@ def _find_objects(workspace: Workspace, found: Forgetting) -> None:
 
 def _tracked_md5s(workspace: Workspace, key: bytes) -> Iterator[str]:
     """Files of published stores that hold the key."""
-    for backbone in Sections(workspace).raw("backbones"):
+    for backbone in Sections(workspace).entries("backbones"):
         folder = StorePlaces(workspace, backbone).folder
         if not folder.exists():
             continue

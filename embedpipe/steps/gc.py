@@ -69,7 +69,7 @@ def find_garbage(workspace: Workspace) -> Garbage:
     DataError
         If a data set has no manifest yet: then all of its rows would look dead.
     """
-    backbones = Sections(workspace).raw("backbones")
+    backbones = Sections(workspace).entries("backbones")
     used = {spec for name in backbones for spec in StorePlaces(workspace, name).specs}
     used |= set(_committed_specs(workspace))
     wanted = _wanted_keys(workspace)
@@ -152,7 +152,7 @@ def _committed_specs(workspace: Workspace) -> Iterable[BackboneSpec]:
 
 def _wanted_keys(workspace: Workspace) -> np.ndarray:
     found = []
-    for name in Sections(workspace).raw("datasets"):
+    for name in Sections(workspace).entries("datasets"):
         path = workspace.manifest(name)
         if not path.is_file():
             raise DataError(

@@ -113,7 +113,7 @@ def _known_keys(workspace: Workspace) -> np.ndarray:
     sections = Sections(workspace)
     found = [
         Manifest.read(workspace.manifest(name)).keys
-        for name, raw in sections.raw("datasets").items()
+        for name, raw in sections.entries("datasets").items()
         if (raw or {}).get("domain", "target") == "target" and workspace.manifest(name).is_file()
     ]
     if not found:

@@ -17,7 +17,9 @@ def train_heads(workspace: Workspace, task: str) -> TrainSummary:
     sections = Sections(workspace)
     options = sections.one("tasks", task, TaskOptions)
     backbones = [
-        name for name in sections.raw("backbones") if options.backbones is None or name in options.backbones
+        name
+        for name in sections.entries("backbones")
+        if options.backbones is None or name in options.backbones
     ]
     with progress_bar(f"training heads of {task}") as progress:
         summary = train_task(
