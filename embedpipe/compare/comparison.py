@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from embedpipe.compare.calibration import calibration
+from embedpipe.compare.costs import cost_rows
 from embedpipe.compare.curves import confusion, layer_curve, learning_curve, paired
 from embedpipe.compare.headline import headline
 from embedpipe.compare.per_class import per_class
 from embedpipe.compare.plots import write_plots
+from embedpipe.compare.ranks import ranks
+from embedpipe.compare.screened import screened
 from embedpipe.compare.test_log import num_openings, read_log, with_test_figures
 from embedpipe.errors import DataError
 from embedpipe.evaluate.arms import ALL, SHUFFLED, k_code
+from embedpipe.evaluate.cost import read_costs
 from embedpipe.evaluate.evidence import Evidence, TaskFiles, is_baseline, open_evidence
 from embedpipe.evaluate.files import write_json
 from embedpipe.evaluate.metrics import sign_of
@@ -38,19 +42,22 @@ class Comparison:
     metrics : dict
         Nested by task and arm, numbers alone, for `dvc metrics`.
     comparison : dict
-        Headline, and for each task its confusion, curves and paired differences.
+        Headline, ranks across tasks, and for each task its confusion, curves, paired differences and screens.
+    costs : list of dict
+        What each arm cost beside its score: apart, since seconds differ from run to run.
     """
 
     leaderboard: list[dict[str, Any]]
     metrics: dict[str, Any]
     comparison: dict[str, Any]
+    costs: list[dict[str, Any]] = field(default_factory=list)
 
     def write(self, *, leaderboard: Path, metrics: Path, comparison: Path, plots_dir: Path) -> None:
         """Write the JSON files, and flat CSV below `plots_dir` for `dvc plots`."""
         write_json(leaderboard, self.leaderboard)
         write_json(metrics, self.metrics)
         write_json(comparison, self.comparison)
-        write_plots(plots_dir, self.comparison)
+        write_plots(plots_dir, self.comparison, self.costs)
 
 
 def compare(
@@ -93,6 +100,7 @@ def compare(
     metrics: dict[str, Any] = {}
     about: dict[str, Any] = {}
     evidences: dict[str, Evidence] = {}
+    costs: list[dict[str, Any]] = []
     for done, (task, files) in enumerate(tasks.items()):
         progress(done, len(tasks), "tasks")
         evidence = evidences[task] = open_evidence(task, files, seed=seed)
@@ -107,6 +115,8 @@ def compare(
         about[task] = _task_section(evidence, chosen, baselines, opened=sealed is not None)
         about[task]["notes"] += (notes or {}).get(task, ())
         metrics[task] = _metrics_section(rows, chosen)
+        if files.cost is not None:
+            costs += cost_rows(evidence, read_costs(files.cost))
         progress(done + 1, len(tasks), "tasks")
     chosen_tasks = {task: selection["tasks"][task] for task in tasks}
     head = headline(evidences, chosen_tasks)
@@ -116,11 +126,12 @@ def compare(
     comparison = {
         "headline": head,
         "tasks": about,
+        "ranks": ranks(evidences),
         "test": "sealed" if sealed is None else "open",
         "test_openings": num_openings(records),
         "seed": seed,
     }
-    return Comparison(board, metrics, comparison)
+    return Comparison(board, metrics, comparison, costs)
 
 
 def leaderboard_rows(
@@ -150,8 +161,7 @@ def leaderboard_rows(
                 "baseline": is_baseline(row, list(baselines)),
                 "role": row["role"],
                 "params": row["params"],
-                "seconds": None,
-                "note": _note(row, judged.point[evidence.metric]),
+                "note": _note(row, judged.point[evidence.metric], chosen=(arm, k_shot) in selected),
                 "predictions_digest": digest,
                 "val": judged.intervals(),
                 "test": None if test is None else test.judged(arm, k_shot).intervals(),
@@ -202,6 +212,7 @@ def _task_section(
         "per_class": per_class(evidence, chosen["best"]["arm"]),
         "calibration": calibration(evidence, _calibrated_arms(chosen)),
         "paired": paired(evidence, chosen["best"]["arm"]),
+        "screen": screened(evidence),
         "learning_curves": learning_curve(evidence, chosen),
         "layer_curves": layer_curve(evidence),
         "notes": notes,
@@ -238,8 +249,10 @@ def _metrics_section(rows: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any
     return section
 
 
-def _note(row: Mapping[str, Any], value: float) -> str | None:
+def _note(row: Mapping[str, Any], value: float, *, chosen: bool) -> str | None:
     notes = [row["note"]] if row.get("note") else []
+    if chosen and k_code(row["k_shot"]) != ALL:
+        notes.append("its backbone was chosen with all labels")
     if not math.isfinite(value):
         notes.append("scores are not finite")
     return "; ".join(notes) or None

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from embedpipe.compare.costs import COLUMNS as COSTS
 from embedpipe.manifest.files import write_bytes
 
 LEARNING = ("task", "metric", "backbone", "role", "k_shot", "num_labels", "value", "ci_low", "ci_high")
@@ -29,8 +30,10 @@ LAYERS = (
 CONFUSION = ("task", "actual", "predicted")
 
 
-def write_plots(plots_dir: Path, comparison: Mapping[str, Any]) -> None:
-    """Write `learning_curve.csv`, `layer_curve.csv`, `confusion.csv` and `confusion/<task>.csv`.
+def write_plots(
+    plots_dir: Path, comparison: Mapping[str, Any], costs: Sequence[Mapping[str, Any]] = ()
+) -> None:
+    """Write `learning_curve.csv`, `layer_curve.csv`, `cost.csv`, `confusion.csv` and `confusion/<task>.csv`.
 
     The confusion files hold one row a validation sample, as DVC's `confusion` template counts them itself;
     `confusion.csv` is that of the first task of classes.
@@ -46,9 +49,13 @@ def write_plots(plots_dir: Path, comparison: Mapping[str, Any]) -> None:
             for point in one[key]
         ]
         _write(plots_dir / f"{name}.csv", columns, rows)
+    _write(plots_dir / "cost.csv", COSTS, costs)
     with_classes = {task: one["confusion"] for task, one in tasks.items() if one["confusion"] is not None}
     for task, table in with_classes.items():
         _write(plots_dir / "confusion" / f"{task}.csv", CONFUSION, _pairs(task, table))
+    for stale in (plots_dir / "confusion").glob("*.csv"):
+        if stale.stem not in with_classes:
+            stale.unlink()
     first = next(iter(with_classes.items()), None)
     _write(plots_dir / "confusion.csv", CONFUSION, _pairs(*first) if first else [])
 

@@ -33,12 +33,15 @@ class TaskFiles:
     open_targets : Path
         Targets of all samples but the test's.
     manifest : Path
+    cost : Path or None
+        Written by training; read where costs are shown, never where arms are judged.
     """
 
     scores: Path
     predictions: Path
     open_targets: Path
     manifest: Path
+    cost: Path | None = None
 
 
 @dataclass

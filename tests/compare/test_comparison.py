@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -224,3 +225,46 @@ def test_figures_are_json_without_nan(results):
     assert row["val"]["accuracy"] == {"value": None, "ci_low": None, "ci_high": None}
     assert row["note"] == "scores are not finite"
     json.dumps([found.leaderboard, found.comparison, found.metrics], allow_nan=False)
+
+
+def test_costs_stand_beside_scores_in_a_file_of_their_own(results, tmp_path):
+    files = replace(results.write(), cost=tmp_path / "cost.json")
+    seconds = {"ridge@net/b.gap": 2.0, "knn@net/b.gap": 1.0, "ridge@net/a.gap": 3.0}
+    rows = [
+        {"arm": arm, "k_shot": k, "seconds": s, "nbytes": 10, "num_parameters": None}
+        for arm, s in seconds.items()
+        for k in ("all", 5)
+    ]
+    files.cost.write_text(json.dumps({"task": "colour", "arms": rows}))
+    selection = select({"colour": files}, baselines=BASELINES)
+    found = compare({"colour": files}, selection, baselines=BASELINES)
+    assert [(row["arm"], row["frontier"]) for row in found.costs] == [
+        ("knn@net/b.gap", 1),
+        ("ridge@net/b.gap", 1),
+        ("ridge@net/a.gap", 0),  # dearer and worse
+    ]
+    assert "seconds" not in json.dumps([found.leaderboard, found.metrics, found.comparison])
+
+
+def test_a_screen_is_shown_beside_what_trained_heads_got(results):
+    files = results.write()
+    taps = {"net/b.gap": 0.9, "net/a.gap": 0.7, "blank/b.gap": 0.8, "pixels/p.gap": 0.6}
+    rows = [
+        {"backbone": b, "role": "pixels", "tap": t, "depth": 0.5, "knn": v, "ridge": v, "logme": v}
+        for place, v in taps.items()
+        for b, t in [place.split("/")]
+    ]
+    about = json.loads(files.scores.read_text())
+    about["screen"] = [{**row, "metric": "balanced_accuracy", "num_rows": 60} for row in rows]
+    files.scores.write_text(json.dumps(about))
+    selection = select({"colour": files}, baselines=BASELINES)
+    found = compare({"colour": files}, selection).comparison["tasks"]["colour"]["screen"]
+    board = compare({"colour": files}, selection).leaderboard
+    val = {row["arm"]: row["val"]["balanced_accuracy"]["value"] for row in board if row["k_shot"] == "all"}
+    assert found["num_taps"] == 4
+    shown = {f"{row['backbone']}/{row['tap']}": (row["trained"], row["head"]) for row in found["taps"]}
+    assert shown["net/b.gap"] == (val["ridge@net/b.gap"], "ridge")
+    knn = found["screens"]["knn"]
+    assert knn["first"] == {"backbone": "net", "tap": "b.gap"}
+    assert knn["regret"] == pytest.approx(val["ridge@pixels/p.gap"] - val["ridge@net/b.gap"])
+    assert compared(results).comparison["tasks"]["colour"]["screen"] is None  # where nothing was screened
