@@ -122,11 +122,14 @@ def _sentence(head: Mapping[str, Any], differences: Mapping[str, Interval]) -> s
     basis += f"95 % bootstrap over {over}"
     if not differences:
         if first["role"] == "transferred":
-            lack = "no baseline backbone (random weights or pixels) to compare with"
+            lack = "there is no baseline backbone (random weights or pixels) to compare with"
         else:
-            lack = "no backbone with learnt weights to compare it with"
-        bounds = f"[{_bare(first['ci_low'], metric)}, {_bare(first['ci_high'], metric)}]"
-        return f"{start} {bounds}; there is {lack} ({basis})."
+            lack = "no backbone has learnt weights, so nothing is transferred"
+        rest = [
+            f" and {WORDS[one['role']]} ({one['backbone']}) {_value(one['value'], metric)} {_bounds(one, metric)}"
+            for one in head["arms"][1:]
+        ]
+        return f"{start} {_bounds(first, metric)}{''.join(rest)}; {lack} ({basis})."
     parts = [
         _difference(difference, metric, WORDS[role], first=place == 0)
         for place, (role, difference) in enumerate(differences.items())
@@ -144,6 +147,10 @@ def _difference(difference: Interval, metric: str, whom: str, *, first: bool) ->
     low, high = min(low, high), max(low, high)
     unit = " points" if first and metric in PERCENT else ""
     return f"{_bare(gain, metric)}{unit} [{_bare(low, metric)}, {_bare(high, metric)}] {direction} {whom}"
+
+
+def _bounds(one: Mapping[str, Any], metric: str) -> str:
+    return f"[{_bare(one['ci_low'], metric)}, {_bare(one['ci_high'], metric)}]"
 
 
 def _value(value: float, metric: str) -> str:

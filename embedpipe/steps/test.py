@@ -33,7 +33,8 @@ def read_test(
                 f"{metric} {one['value']:.3f} [{one['ci_low']:.3f}, {one['ci_high']:.3f}]"
                 for metric, one in record["test"].items()
             )
-            print(f"{record['task']}: {record['arm']} at {record['k_shot']} labels a class: {figures}")
+            labels = "all labels" if record["k_shot"] == "all" else f"{record['k_shot']} labels a class"
+            print(f"{record['task']}: {record['arm']} at {labels}: {figures}")
         times = num_openings(read_log(workspace.test_log))
         say(
             f"the test has been read {times} time{'s' if times != 1 else ''}; {workspace.test_log.name} says when: "

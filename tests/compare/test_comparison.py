@@ -2,12 +2,14 @@
 
 import csv
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from embedpipe.compare.comparison import compare
+from embedpipe.compare.plots import write_plots
 from embedpipe.compare.table import render
 from embedpipe.errors import DataError
 from embedpipe.select.selection import select
@@ -110,7 +112,19 @@ def test_without_learnt_weights_the_headline_says_what_is_lacking(make_results):
     results = make_results().add("ridge@blank/a.gap", "random", 0.8)
     sentence = compared(results).comparison["headline"]["sentence"]
     assert "random weights (blank) reach" in sentence
-    assert "there is no backbone with learnt weights to compare it with" in sentence
+    assert "; no backbone has learnt weights, so nothing is transferred (" in sentence
+
+
+def test_where_all_arms_are_baselines_the_headline_speaks_of_each(make_results):
+    results = make_results().add("ridge@blank/a.gap", "random", 0.8).add("ridge@raw/a.gap", "pixels", 0.6)
+    found = compared(results)
+    sentence = found.comparison["headline"]["sentence"]
+    assert re.search(
+        r"random weights \(blank\) reach [\d.]+ % \[.*\] and pixels \(raw\) [\d.]+ % \[.*\];", sentence
+    )
+    assert any(
+        "every backbone is a baseline" in note for note in found.comparison["tasks"]["colour"]["notes"]
+    )
 
 
 def test_without_a_task_of_classes_the_headline_speaks_of_numbers(numbers):
@@ -173,6 +187,14 @@ def test_files_are_the_same_every_time_and_plots_are_flat(results, numbers, tmp_
         assert {row["task"] for row in csv.DictReader(file)} == {"colour", "slant"}
 
 
+def test_the_confusion_of_a_task_that_is_gone_is_gone_too(results, tmp_path):
+    stale = tmp_path / "one/plots/confusion/former.csv"
+    stale.parent.mkdir(parents=True)
+    stale.write_text("task,actual,predicted\n")
+    write_plots(tmp_path / "one/plots", compared(results).comparison)
+    assert [path.name for path in stale.parent.iterdir()] == ["colour.csv"]
+
+
 def test_metrics_hold_nested_dicts_and_numbers_alone(results):
     def leaves(value):
         return (
@@ -213,7 +235,9 @@ def test_the_table_shows_headline_selected_arms_and_baselines(results):
     lines = render(found.leaderboard, found.comparison, width=400).splitlines()
     assert lines[0] == found.comparison["headline"]["sentence"]
     ends = {word: line.split()[-1] for line in lines for word in line.split() if "@" in word}
-    assert ends["ridge@net/b.gap"] == ends["selected@net"] == "selected"
+    assert ends["ridge@net/b.gap"] == "selected"
+    (few,) = [line for line in lines if "selected@net" in line]
+    assert few.endswith("selected, its backbone was chosen with all labels")
     assert ends["ridge@pixels/p.gap"] == ends["selected@pixels"] == "baseline"
     assert lines[-1] == "The test is sealed: `embedpipe test` opens it."
 
