@@ -233,6 +233,22 @@ def taps(
 
 
 @app.command(rich_help_panel=_QUESTIONS)
+def rank(
+    tasks: Annotated[list[str] | None, typer.Argument(help="Tasks; default: all.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Rank every backbone's taps by training samples alone, in seconds, before any head is trained."""
+    workspace, params = _open()
+    from embedpipe.steps.rank import rank_taps, show_ranking
+
+    rankings = _each(rank_taps, workspace, _chosen(tasks, params.tasks, "task"))
+    if as_json:
+        _print_json(rankings)
+    for one in rankings if not as_json else ():
+        show_ranking(one)
+
+
+@app.command(rich_help_panel=_QUESTIONS)
 def verify(
     backbones: Annotated[
         list[str] | None, typer.Argument(help="Backbones; default: all that have a store.")
