@@ -183,17 +183,20 @@ class Gram:
             found.add(fold, rows_ND, old_NK[place], weight_N, -1.0)
             found.add(fold, rows_ND, new_NK[place], weight_N)
 
-    def normal(self, name: str, *, without: int | None = None) -> Normal:
+    def normal(self, name: str | None = None, *, without: int | None = None) -> Normal:
         """Moments of one task's labelled rows: of all folds, or exactly of all but `without`.
+
+        Without a name they are those of the features of all rows, and of no targets.
 
         Raises
         ------
         DataError
             If no such task was added, or no labelled row is left.
         """
-        found = self._target(name)
-        moments, missing, shift_D = self._moments, found.missing, self._shift_D
+        moments, shift_D = self._moments, self._shift_D
         assert moments is not None and shift_D is not None
+        found = _Targets(np.zeros(0), self.num_folds, len(shift_D)) if name is None else self._target(name)
+        missing = found.missing
 
         def total(sums_F: np.ndarray, less_F: np.ndarray | None = None) -> np.ndarray:
             summed = sums_F.sum(axis=0) if sums_F.ndim < 3 else self._whole(sums_F).copy()
@@ -204,7 +207,7 @@ class Gram:
         weight = float(total(moments.weight_F, None if missing is None else missing.weight_F))
         if weight <= 0:
             raise DataError(
-                f"{name}: no labelled row is left{'' if without is None else ' without fold '}"
+                f"{name or 'features'}: no labelled row is left{'' if without is None else ' without fold '}"
                 f"{'' if without is None else without}"
             )
         mean_D = total(moments.sum_FD, None if missing is None else missing.sum_FD) / weight

@@ -1,18 +1,20 @@
-"""What linear heads share: scaling of columns, folding it into the weights, and the row space.
+"""What linear heads share: scaling of columns, and folding it into the weights.
 
 Knows nothing of losses.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
 from embedpipe.heads.base import ClassifierHead, RegressorHead
+from embedpipe.heads.rows import Rows
 
-# N rows, D features, K classes, R rank
+# N rows, D features, K classes
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,27 @@ class Scaling:
         constant = std_D <= 10 * np.finfo(np.float64).eps * np.abs(mean)
         return cls(mean, np.where(constant, 1.0, std_D))
 
+    @classmethod
+    def of_rows(
+        cls, rows: Rows, *, standardise: bool, centre: bool = True, weight: np.ndarray | None = None
+    ) -> Scaling:
+        """The same by blocks: one reading for the means, one for the deviations."""
+        total = float(rows.shape[0] if weight is None else weight.sum())
+
+        def mean_of(values: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+            sums_D = np.zeros(rows.shape[1])
+            for part, block in rows.blocks():
+                found_nD = values(block.astype(np.float64))
+                sums_D += found_nD.sum(axis=0) if weight is None else weight[part] @ found_nD
+            return sums_D / total
+
+        mean = mean_of(lambda block_nD: block_nD) if centre else np.zeros(rows.shape[1])
+        if not standardise:
+            return cls(mean, np.ones_like(mean))
+        std_D = np.sqrt(mean_of(lambda block_nD: np.square(block_nD - mean)))
+        constant = std_D <= 10 * np.finfo(np.float64).eps * np.abs(mean)
+        return cls(mean, np.where(constant, 1.0, std_D))
+
     def apply(self, X_ND: np.ndarray) -> np.ndarray:
         """Scaled rows, float64."""
         scaled: np.ndarray = X_ND.astype(np.float64) - self.mean
@@ -56,38 +79,6 @@ class Scaling:
         """Weights (K, D) and intercept (K,) over raw features, equal to the given ones over scaled ones."""
         coef_KD = np.ascontiguousarray((weights_DK / self.scale[:, None]).T)
         return coef_KD, intercept_K - coef_KD @ self.mean
-
-
-@dataclass(frozen=True)
-class RowSpace:
-    """Rows in the eigenbasis of their Gram matrix.
-
-    A model with an L2 penalty is the same in these coordinates as in the original ones, with R of at most
-    min(N, D) columns; and its Hessian is nearly diagonal there.
-
-    Attributes
-    ----------
-    Z_NR : float64 array, shape (N, R)
-        Coordinates: centred columns, orthogonal to each other.
-    basis : float64 array, shape (D, R)
-        Orthonormal columns; ``Z = X @ basis``.
-    eigenvalues : float64 array, shape (R,)
-        Squared norms of the columns of Z.
-    """
-
-    Z_NR: np.ndarray
-    basis: np.ndarray
-    eigenvalues: np.ndarray
-
-    @classmethod
-    def of(cls, X_ND: np.ndarray) -> RowSpace:
-        """Rotate centred rows X (N, D); exact up to rounding, in O(N D min(N, D))."""
-        num_rows, num_columns = X_ND.shape
-        if num_rows < num_columns:
-            left_NR, singular_R, right_RD = np.linalg.svd(X_ND, full_matrices=False)
-            return cls(left_NR * singular_R, np.ascontiguousarray(right_RD.T), singular_R**2)
-        eigenvalues_D, basis_DD = np.linalg.eigh(X_ND.T @ X_ND)
-        return cls(X_ND @ basis_DD, basis_DD, np.maximum(eigenvalues_D, 0.0))
 
 
 def unit_rows(X_ND: np.ndarray) -> np.ndarray:

@@ -11,10 +11,14 @@ import numpy as np
 
 from embedpipe.errors import ConfigError
 from embedpipe.heads.base import softmax
-from embedpipe.heads.path import LinearPathHead, column, weighed
+from embedpipe.heads.path import LinearPathHead, weights_of
 from embedpipe.heads.solver import Loss
 
 # N rows, G strengths, K classes
+
+
+LOWEST = -60.0
+"""Scores in float32 this far below the highest count as this far: what is smaller yet drowns, and is slow."""
 
 
 class SoftmaxLoss:
@@ -22,50 +26,102 @@ class SoftmaxLoss:
 
     def __init__(self, codes: np.ndarray, num_classes: int, weight: np.ndarray | None = None) -> None:
         self.num_outputs = num_classes
-        self.onehot_N1K = np.eye(num_classes)[codes][:, None, :]
-        self.weight_N11 = column(weight)
+        self.codes = codes
+        self.weight = weight
 
     def start(self) -> np.ndarray:
-        weight = None if self.weight_N11 is None else self.weight_N11[:, 0, 0]
-        log_prior_K = np.log(np.average(self.onehot_N1K[:, 0], axis=0, weights=weight))
+        log_prior_K = np.log(np.bincount(self.codes, self.weight, self.num_outputs))
         centred_K: np.ndarray = log_prior_K - log_prior_K.mean()
         return centred_K
 
-    def evaluate(self, scores_NGK: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        scores_NGK -= scores_NGK.max(axis=-1, keepdims=True)
-        true_NG = np.einsum("ngk,nk->ng", scores_NGK, self.onehot_N1K[:, 0])
-        p_NGK = np.exp(scores_NGK, out=scores_NGK)
-        total_NG = p_NGK.sum(axis=-1)
-        p_NGK /= total_NG[..., None]
-        loss_NG = np.log(total_NG) - true_NG
-        value_G = (loss_NG if self.weight_N11 is None else loss_NG * self.weight_N11[:, 0]).sum(axis=0)
+    def evaluate(self, scores_nGK: np.ndarray, part: slice | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        num_rows, num_strengths, num_outputs = scores_nGK.shape
+        scores_nGK -= scores_nGK.max(axis=-1, keepdims=True)
+        if scores_nGK.dtype == np.float32:
+            np.maximum(scores_nGK, LOWEST, out=scores_nGK)
+        flat = np.arange(num_rows * num_strengths).reshape(num_rows, num_strengths) * num_outputs
+        flat += self.codes[part][:, None]
+        true_nG = scores_nGK.reshape(-1)[flat]
+        slope_nGK = np.exp(scores_nGK, out=scores_nGK)
+        right_nG = slope_nGK.reshape(-1)[flat]
+        # what the other classes get is summed without the true one: near 1 a difference would lose it
+        slope_nGK.reshape(-1)[flat] = 0.0
+        wrong_nG = slope_nGK.sum(axis=-1)
+        total_nG = wrong_nG + right_nG
+        slope_nGK /= total_nG[..., None]
+        slope_nGK.reshape(-1)[flat] = -wrong_nG / total_nG
+        near_nG = np.log1p(wrong_nG / np.where(wrong_nG < right_nG, right_nG, np.inf))
+        loss_nG = np.where(wrong_nG < right_nG, near_nG, np.log(total_nG) - true_nG)
+        if self.weight is not None:
+            weight_n11 = weights_of(self.weight, part, scores_nGK.dtype)
+            loss_nG, slope_nGK = loss_nG * weight_n11[..., 0], slope_nGK * weight_n11
+        return loss_nG.sum(axis=0, dtype=np.float64), slope_nGK
+
+    def curvature(self, slope_nGK: np.ndarray, part: slice | np.ndarray) -> np.ndarray:
         # the softmax is blind to a shift of all K scores: off that direction its curvature is K/(K-1) larger
-        curvature_NGK = p_NGK * (1.0 - p_NGK) * (self.num_outputs / (self.num_outputs - 1))
-        return value_G, *weighed(self.weight_N11, p_NGK - self.onehot_N1K, curvature_NGK)
+        factor = self.num_outputs / (self.num_outputs - 1)
+        return factor * _p_times_rest(slope_nGK, weights_of(self.weight, part, slope_nGK.dtype))
 
 
 class SigmoidLoss:
-    """Cross-entropy of the sigmoid of one score a class, each class against the rest; of one where there are two."""
+    """Cross-entropy of the sigmoid of one score a label: of each class against the rest, or of any labels.
 
-    def __init__(self, codes: np.ndarray, num_classes: int, weight: np.ndarray | None = None) -> None:
-        self.num_outputs = 1 if num_classes == 2 else num_classes
-        positive = codes[:, None] == (np.array([1]) if num_classes == 2 else np.arange(num_classes))
-        self.y_N1K = positive.astype(np.float64)[:, None, :]
-        self.weight_N11 = column(weight)
+    Parameters
+    ----------
+    Y_NK : bool array
+        Whether each row has each label.
+    weight : float64 array, shape (N,), or None
+    known_NK : bool array or None
+        Which labels count; all by default.
+    """
+
+    def __init__(
+        self, Y_NK: np.ndarray, weight: np.ndarray | None = None, known_NK: np.ndarray | None = None
+    ) -> None:
+        self.num_outputs = Y_NK.shape[1]
+        self.Y_NK = Y_NK
+        self.weight = weight
+        self.known_NK = known_NK
+
+    @classmethod
+    def of_classes(cls, codes: np.ndarray, num_classes: int, weight: np.ndarray | None) -> SigmoidLoss:
+        """Each class against the rest; the second against the first where there are two."""
+        return cls(codes[:, None] == (np.array([1]) if num_classes == 2 else np.arange(num_classes)), weight)
 
     def start(self) -> np.ndarray:
-        weight = None if self.weight_N11 is None else self.weight_N11[:, 0, 0]
-        share_K = np.average(self.y_N1K[:, 0], axis=0, weights=weight)
-        odds_K: np.ndarray = np.log(share_K / (1.0 - share_K))
+        known_NK = np.ones(self.Y_NK.shape, bool) if self.known_NK is None else self.known_NK
+        weight_NK = known_NK if self.weight is None else known_NK * self.weight[:, None]
+        positive_K = (weight_NK * self.Y_NK).sum(axis=0, dtype=np.float64)
+        odds_K: np.ndarray = np.log(positive_K / (weight_NK.sum(axis=0, dtype=np.float64) - positive_K))
         return odds_K
 
-    def evaluate(self, scores_NGK: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        loss_NGK = np.logaddexp(0.0, scores_NGK) - self.y_N1K * scores_NGK
-        value_G: np.ndarray = (loss_NGK if self.weight_N11 is None else loss_NGK * self.weight_N11).sum(
-            (0, 2)
-        )
-        p_NGK = 0.5 * (1.0 + np.tanh(0.5 * scores_NGK))
-        return value_G, *weighed(self.weight_N11, p_NGK - self.y_N1K, p_NGK * (1.0 - p_NGK))
+    def evaluate(self, scores_nGK: np.ndarray, part: slice | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        sign_n1K = np.where(self.Y_NK[part], -1, 1).astype(scores_nGK.dtype)[:, None, :]
+        scores_nGK *= sign_n1K
+        # the share of the wrong side, computed without a difference
+        small_nGK = np.exp(-np.abs(scores_nGK))
+        wrong_nGK = np.where(scores_nGK < 0, small_nGK, 1) / (1 + small_nGK)
+        loss_nGK = np.maximum(scores_nGK, 0) + np.log1p(small_nGK)
+        slope_nGK = sign_n1K * wrong_nGK
+        if self.weight is not None or self.known_NK is not None:
+            counts = self._counts(part, scores_nGK.dtype)
+            loss_nGK, slope_nGK = loss_nGK * counts, slope_nGK * counts
+        return loss_nGK.sum(axis=(0, 2), dtype=np.float64), slope_nGK
+
+    def curvature(self, slope_nGK: np.ndarray, part: slice | np.ndarray) -> np.ndarray:
+        return _p_times_rest(slope_nGK, self._counts(part, slope_nGK.dtype))
+
+    def _counts(self, part: slice | np.ndarray, dtype: np.dtype[Any]) -> Any:
+        counts = weights_of(self.weight, part, dtype)
+        return counts if self.known_NK is None else counts * self.known_NK[part][:, None, :]
+
+
+def _p_times_rest(slope_nGK: np.ndarray, weight: Any) -> np.ndarray:
+    """p (1 - p) times the weight, of slopes p or p - 1 times the weight."""
+    safe = np.where(weight > 0, weight, 1)
+    share_nGK = np.abs(slope_nGK) / safe
+    curvature_nGK: np.ndarray = weight * (share_nGK - np.square(share_nGK))
+    return curvature_nGK
 
 
 class LogisticHead(LinearPathHead):
@@ -122,7 +178,7 @@ class LogisticHead(LinearPathHead):
                 f"logistic: multi_class: expected multinomial or one_vs_rest, found {self.multi_class!r}"
             )
         if num_classes == 2 or self.multi_class == "one_vs_rest":
-            return SigmoidLoss(codes, num_classes, weight)
+            return SigmoidLoss.of_classes(codes, num_classes, weight)
         return SoftmaxLoss(codes, num_classes, weight)
 
     def _settle(self) -> None:

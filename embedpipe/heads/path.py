@@ -1,6 +1,6 @@
 """Linear classifiers under an L2 penalty whose grid of strengths is solved in one pass.
 
-Brings scaling, the row space and the solver together; a family adds its loss.
+Brings the design and the solver together; a family adds its loss.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from embedpipe.heads.base import WeightedHead, grouped
-from embedpipe.heads.linear import LinearClassifierHead, RowSpace, Scaling
+from embedpipe.heads.design import Design
+from embedpipe.heads.linear import LinearClassifierHead
 from embedpipe.heads.solver import Loss, minimise
 from embedpipe.heads.training import Training
 
@@ -22,6 +23,7 @@ class LinearPathHead(WeightedHead, LinearClassifierHead):
     """A linear classifier that minimises ``C * sum(loss) + ||W||^2 / 2``."""
 
     learned_values = ("n_iter_", "objective_")
+    streams = True
     shared: ClassVar[tuple[str, ...]] = ("standardise", "tol", "max_iter", "class_weight")
     """Parameters that heads solved together agree in: all but C."""
     n_iter_: int
@@ -53,12 +55,11 @@ class LinearPathHead(WeightedHead, LinearClassifierHead):
             weight = training.weight_of(first.class_weight)
             loss = first._loss(training.y, len(training.classes), weight)
             # classes count by what they weigh, columns are scaled by how the rows lie
-            scaling = Scaling.of(training.X_ND, standardise=first.standardise, weight=training.weight)
-            space = RowSpace.of(scaling.apply(training.X_ND))
+            design = Design.of(training.rows, standardise=first.standardise, weight=training.weight)
             strengths_G = np.array([head.C for head in group], dtype=np.float64)
-            found = minimise(space.Z_NR, loss, strengths_G, tol=first.tol, max_steps=first.max_iter)
+            found = minimise(design, loss, strengths_G, tol=first.tol, max_steps=first.max_iter)
             for g, head in enumerate(group):
-                head.coef_, head.intercept_ = scaling.fold(space.basis @ found.weights[g], found.intercept[g])
+                head.coef_, head.intercept_ = design.fold(found.weights[g], found.intercept[g])
                 head.converged_ = bool(found.converged[g])
                 head.n_iter_ = int(found.num_steps[g])
                 head.objective_ = float(found.objective[g])
@@ -68,15 +69,6 @@ class LinearPathHead(WeightedHead, LinearClassifierHead):
         """Fix what the loss leaves open."""
 
 
-def column(weight: np.ndarray | None) -> np.ndarray | None:
-    """Weights of rows, shape (N, 1, 1)."""
-    return None if weight is None else weight.astype(np.float64)[:, None, None]
-
-
-def weighed(
-    weight_N11: np.ndarray | None, slope_NGK: np.ndarray, curvature_NGK: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Slope and curvature of weighted rows."""
-    if weight_N11 is None:
-        return slope_NGK, curvature_NGK
-    return slope_NGK * weight_N11, curvature_NGK * weight_N11
+def weights_of(weight: np.ndarray | None, part: slice | np.ndarray, dtype: np.dtype[Any]) -> Any:
+    """Weights of the rows `part`, shape (n, 1, 1), or 1."""
+    return 1 if weight is None else weight[part].astype(dtype)[:, None, None]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from embedpipe.heads.path import LinearPathHead, column, weighed
+from embedpipe.heads.path import LinearPathHead, weights_of
 from embedpipe.heads.solver import Loss
 
 # N rows, G strengths, K classes
@@ -20,20 +20,22 @@ class SquaredHingeLoss:
 
     def __init__(self, codes: np.ndarray, num_classes: int, weight: np.ndarray | None = None) -> None:
         self.num_outputs = 1 if num_classes == 2 else num_classes
-        positive = codes[:, None] == (np.array([1]) if num_classes == 2 else np.arange(num_classes))
-        self.sign_N1K = np.where(positive, 1.0, -1.0)[:, None, :]
-        self.weight_N11 = column(weight)
+        self.positive_NK = codes[:, None] == (np.array([1]) if num_classes == 2 else np.arange(num_classes))
+        self.weight = weight
 
     def start(self) -> np.ndarray:
         return np.zeros(self.num_outputs)
 
-    def evaluate(self, scores_NGK: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        short_NGK = np.maximum(1.0 - self.sign_N1K * scores_NGK, 0.0)
-        loss_NGK = np.square(short_NGK)
-        value_G: np.ndarray = (loss_NGK if self.weight_N11 is None else loss_NGK * self.weight_N11).sum(
-            (0, 2)
-        )
-        return value_G, *weighed(self.weight_N11, -2.0 * self.sign_N1K * short_NGK, 2.0 * (short_NGK > 0))
+    def evaluate(self, scores_nGK: np.ndarray, part: slice | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        sign_n1K = np.where(self.positive_NK[part], 1, -1).astype(scores_nGK.dtype)[:, None, :]
+        short_nGK = np.maximum(1 - sign_n1K * scores_nGK, 0)
+        weight_n11 = weights_of(self.weight, part, scores_nGK.dtype)
+        value_G: np.ndarray = (np.square(short_nGK) * weight_n11).sum(axis=(0, 2), dtype=np.float64)
+        return value_G, -2 * weight_n11 * sign_n1K * short_nGK
+
+    def curvature(self, slope_nGK: np.ndarray, part: slice | np.ndarray) -> np.ndarray:
+        curvature_nGK: np.ndarray = 2 * weights_of(self.weight, part, slope_nGK.dtype) * (slope_nGK != 0)
+        return curvature_nGK
 
 
 class SvmHead(LinearPathHead):
