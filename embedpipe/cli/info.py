@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ from embedpipe.cli.checks import machine_problems
 from embedpipe.cli.tables import nbytes_text, out
 from embedpipe.config import Params
 from embedpipe.evaluate.files import read_json
+from embedpipe.heads.presets import KEY, PRESETS
+from embedpipe.heads.registry import candidates
 from embedpipe.manifest.table import Manifest
 from embedpipe.workspace import Workspace
 
@@ -26,6 +29,11 @@ def collect(workspace: Workspace, params: Params) -> dict[str, Any]:
             for name in params.backbones
         },
         "heads": {name: options.family for name, options in params.head_options().items()},
+        "presets": {
+            name: {"preset": raw[KEY], "num_candidates": len(candidates(options)), "grid": options.grid()}
+            for name, options in params.head_options().items()
+            if KEY in (raw := params.heads[name] or {})
+        },
         "selection": _json(workspace.selection, "run `embedpipe select`", "tasks"),
         "headline": (_json(workspace.comparison, "run `embedpipe compare`", "headline") or {}).get(
             "headline"
@@ -56,6 +64,13 @@ def _json(path: Path, hint: str, *keys: str) -> Any:
     return read_json(path, hint, keys=keys) if path.exists() else None
 
 
+def _values(values: Sequence[Any]) -> str:
+    """A few values as they are; of many the ends and their number."""
+    if len(values) <= 4:
+        return "/".join(map(str, values))
+    return f"{values[0]:g} to {values[-1]:g} in {len(values)}"
+
+
 def show(workspace: Workspace, found: dict[str, Any]) -> None:
     """Print the state, and the leaderboard where there is one."""
     console = out()
@@ -76,14 +91,20 @@ def show(workspace: Workspace, found: dict[str, Any]) -> None:
     for name, task in found["tasks"].items():
         console.print(f"task {name}: {task['kind']} on {task['on']}", markup=False)
     for name, backbone in found["backbones"].items():
-        store = backbone["store"]
-        state = (
-            f"{len(store['taps'])} taps, {nbytes_text(store['nbytes'])}, {store['precision']}"
-            if store
-            else "not extracted yet"
-        )
+        state = "not extracted yet"
+        if store := backbone["store"]:
+            num = len(store["taps"])
+            state = f"{num} tap{'s' * (num != 1)}, {nbytes_text(store['nbytes'])}, {store['precision']}"
         console.print(f"backbone {name} ({backbone['role']}): {state}", markup=False)
     console.print("heads: " + ", ".join(found["heads"]), markup=False)
+    for name, one in found["presets"].items():
+        preset = PRESETS[one["preset"]]
+        grid = ", ".join(f"{key} {_values(values)}" for key, values in one["grid"].items())
+        console.print(
+            f"head {name}: {one['preset']}, as in {preset.source}: {preset.family}, "
+            f"{one['num_candidates']} candidates ({grid}). {preset.differs}",
+            markup=False,
+        )
     console.print(f"working folder: {found['work_dir']}", markup=False)
     if workspace.leaderboard.exists() and workspace.comparison.exists():
         from embedpipe.steps.compare import print_leaderboard

@@ -252,7 +252,7 @@ def _metrics_section(rows: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any
 def _note(row: Mapping[str, Any], value: float, *, chosen: bool) -> str | None:
     notes = [row["note"]] if row.get("note") else []
     if chosen and k_code(row["k_shot"]) != ALL:
-        notes.append("its backbone was chosen with all labels")
+        notes.append("backbone chosen with all labels")
     if not math.isfinite(value):
         notes.append("scores are not finite")
     return "; ".join(notes) or None

@@ -33,7 +33,10 @@ def leaderboard_table(
         ties = len(about.get("ties", []))
         if ties:
             parts.append(
-                Text(f"  {ties} other arms cannot be told from the selected one on validation", style="dim")
+                Text(
+                    f"  {ties} other arm{'s' * (ties != 1)} cannot be told from the selected one on validation",
+                    style="dim",
+                )
             )
         parts += [Text(f"  {note}", style="dim") for note in about.get("notes", ()) if "left out" in note]
         parts.append(Text(""))
@@ -126,7 +129,8 @@ def _shown(rows: Sequence[Mapping[str, Any]], top: int) -> list[Mapping[str, Any
 def _number(value: float | None, metric: str) -> str:
     if value is None:
         return "-"
-    return f"{100 * value:.1f}" if metric in PERCENT else f"{value:.3f}"
+    text = f"{100 * value:.1f}" if metric in PERCENT else f"{value:.3f}"
+    return text.removeprefix("-") if not text.strip("-0.") else text
 
 
 def _interval(one: Mapping[str, Any], metric: str) -> str:

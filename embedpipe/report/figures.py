@@ -92,6 +92,11 @@ class Metric:
         return _FLOOR.get(self.name)
 
     @property
+    def axis_label(self) -> str:
+        unit = " (%)" if self.percent else ""
+        return f"{self.label}{unit}{', lower is better' if self.lower_is_better else ''}"
+
+    @property
     def difference_unit(self) -> str:
         return "points" if self.percent else self.label
 

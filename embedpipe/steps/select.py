@@ -28,7 +28,7 @@ def select_arms(workspace: Workspace) -> dict[str, Any]:
         say(
             f"{task}: {best['arm']} of {chosen['num_candidates']:,} candidates in {chosen['num_arms']:,} arms; "
             f"{chosen['metric']} {best['value']:.3f} [{best['ci_low']:.3f}, {best['ci_high']:.3f}] on validation, "
-            f"{ties} others tie with it"
+            f"{ties or 'no'} other{'s' * (ties > 1)} cannot be told from it"
         )
         for note in chosen["notes"]:
             say(f"{task}: {note}")

@@ -44,7 +44,8 @@ def train_heads(workspace: Workspace, task: str) -> TrainSummary:
             progress=progress,
         )
     say(
-        f"{task}: {summary.num_arms:,} arms, {summary.num_fitted:,} fitted now, {summary.num_recalled:,} already there"
+        f"{task}: {summary.num_arms:,} arms; {summary.num_fitted:,} fits done now, "
+        f"{summary.num_recalled:,} kept from earlier runs"
     )
     for note in summary.notes:
         say(f"{task}: {note}")

@@ -237,7 +237,7 @@ def test_the_table_shows_headline_selected_arms_and_baselines(results):
     ends = {word: line.split()[-1] for line in lines for word in line.split() if "@" in word}
     assert ends["ridge@net/b.gap"] == "selected"
     (few,) = [line for line in lines if "selected@net" in line]
-    assert few.endswith("selected, its backbone was chosen with all labels")
+    assert few.endswith("selected, backbone chosen with all labels")
     assert ends["ridge@pixels/p.gap"] == ends["selected@pixels"] == "baseline"
     assert lines[-1] == "The test is sealed: `embedpipe test` opens it."
 
