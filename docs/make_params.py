@@ -16,6 +16,7 @@ from pydantic_core import PydanticUndefined
 
 from embedpipe.config import Params
 from embedpipe.heads.options import HeadOptions
+from embedpipe.heads.presets import PRESETS
 from embedpipe.heads.registry import FAMILIES
 
 PAGE = Path(__file__).parent / "params.md"
@@ -40,6 +41,7 @@ def page() -> str:
                 "`{linear: [low, high, num]}`.",
             ]
             parts += [line for model, title in head_models() for line in table(model, title)]
+            parts += preset_table()
             continue
         by_name = typing.get_origin(field.annotation) is dict
         parts += ["", f"## {name}{', by name' if by_name else ''}", "", field.description or ""]
@@ -54,6 +56,24 @@ def head_models() -> list[tuple[type[BaseModel], str]]:
     """The keys all heads share, then those of each family."""
     own = [(family.options, f"heads: {name}") for name, family in FAMILIES.items()]
     return [(HeadOptions, "every head"), *own]
+
+
+def preset_table() -> list[str]:
+    """Published protocols, written out."""
+    lines = [
+        "",
+        "`preset: <name>` stands for a published protocol; keys beside it replace its own.",
+        "",
+        "| preset | stands for | source | what differs |",
+        "|---|---|---|---|",
+    ]
+    for name, preset in PRESETS.items():
+        options = ", ".join(
+            f"{key}: {str(value).replace(chr(39), '')}" for key, value in preset.options.items()
+        )
+        written = f"`family: {preset.family}, {options}`"
+        lines.append(f"| `{name}` | {written} | {cell(preset.source)} | {cell(preset.differs)} |")
+    return lines
 
 
 def nested(model: type[BaseModel], place: str) -> list[str]:

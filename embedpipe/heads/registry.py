@@ -15,6 +15,7 @@ from embedpipe.errors import ConfigError
 from embedpipe.heads import neural_options as neural
 from embedpipe.heads import options as opt
 from embedpipe.heads.options import HeadOptions, product
+from embedpipe.heads.presets import with_preset
 from embedpipe.heads.rows import MEMORY_NBYTES, Rows
 from embedpipe.params import did_you_mean, validate
 
@@ -111,7 +112,7 @@ def head_options(name: str, raw: Mapping[str, Any] | None, where: str | None = N
     Parameters
     ----------
     name
-        Name of the entry; the family too unless the entry has `family:`.
+        Name of the entry; the family too unless the entry has `family:` or `preset:`.
     raw
         The entry as written; None where only the name stands.
     where
@@ -130,7 +131,7 @@ def head_options(name: str, raw: Mapping[str, Any] | None, where: str | None = N
     where = where or f"heads.{name}"
     if raw is not None and not isinstance(raw, Mapping):
         raise ConfigError(f"{where}: expected a mapping of hyperparameters, found {raw!r}")
-    entry = dict(raw or {})
+    entry = with_preset(raw or {}, where)
     chosen = entry.setdefault("family", name)
     if not isinstance(chosen, str):
         raise ConfigError(f"{where}.family: expected a name, found {chosen!r}")

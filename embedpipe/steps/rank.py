@@ -73,16 +73,15 @@ def show_ranking(ranking: dict[str, Any]) -> None:
     num_rows = ranking["taps"][0]["num_rows"]
     table = Table(
         title=f"{ranking['task']}: {len(ranking['taps'])} taps screened on {num_rows:,} training samples "
-        f"in {ranking['seconds']:.1f} s; no head was trained",
+        f"in {ranking['seconds']:.1f} s; kNN and ridge: {ranking['metric'].replace('_', ' ')}",
         title_justify="left",
         title_style="bold",
         box=None,
         pad_edge=False,
     )
-    table.add_column("backbone")
-    table.add_column("tap")
-    metric = ranking["metric"].replace("_", " ")
-    for name in ("mean rank", f"kNN, {metric}", f"ridge, {metric}", "LogME"):
+    table.add_column("backbone", no_wrap=True)
+    table.add_column("tap", no_wrap=True)
+    for name in ("mean rank", "kNN", "ridge", "LogME"):
         table.add_column(name, justify="right", no_wrap=True)
     for tap in ranking["taps"]:
         values = [tap["mean_rank"], *(tap[name] for name in SCREENS)]
