@@ -1,10 +1,11 @@
-"""What a person sees in the terminal: progress bars, and errors as one sentence.
+"""What a person sees in the terminal: progress bars, and errors as one sentence. Or a machine: JSON lines.
 
 Knows nothing of the pipeline.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
@@ -18,9 +19,22 @@ from rich.progress import Task as ProgressTask
 
 from embedpipe.errors import EmbedpipeError
 from embedpipe.progress import Progress as ProgressCallback
+from embedpipe.progress import duration_text
 
 console = Console(stderr=True)
 DELAY_S = 1.0  # work shorter than this shows no bar
+LINE_EVERY_S = 10.0  # between lines of progress where there is no terminal
+_as_json = [False]
+
+
+def log_json(wanted: bool = True) -> None:
+    """From now on write one JSON object a line on stderr: ``time``, ``event`` and the event's own fields."""
+    _as_json[0] = wanted
+
+
+def _log(event: str, **fields: object) -> None:
+    record = {"time": round(time.time(), 3), "event": event, **fields}
+    print(json.dumps(record, ensure_ascii=False), file=sys.stderr, flush=True)
 
 
 class _Rate(TextColumn):
@@ -40,22 +54,23 @@ class _Rate(TextColumn):
 def progress_bar(title: str) -> Iterator[ProgressCallback]:
     """Yield a callback ``(done, total, what)`` that draws a bar once work has lasted a second.
 
-    Without a terminal (a log file, CI) a line is printed every ten seconds instead.
+    Without a terminal (a log file, CI) a line is printed every ten seconds instead, in JSON where that is wanted.
     """
-    if not console.is_terminal:
+    if _as_json[0] or not console.is_terminal:
         yield _LineProgress(title)
         return
     bar = Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[what]}"),
-        _Rate(), TimeRemainingColumn(), console=console, transient=True,
+        _Rate(), TimeRemainingColumn(), TextColumn("{task.fields[detail]}", style="dim"),
+        console=console, transient=True,
     )  # fmt: skip
     tasks: dict[str, object] = {}
     began = time.monotonic()
 
-    def report(done: int, total: int, what: str) -> None:
+    def report(done: int, total: int, what: str, detail: str = "") -> None:
         if what not in tasks:
-            tasks[what] = bar.add_task(title, total=total, what=what)
-        bar.update(tasks[what], completed=done, total=total)  # type: ignore[arg-type]
+            tasks[what] = bar.add_task(title, total=total, completed=done, what=what, detail=detail)
+        bar.update(tasks[what], completed=done, total=total, detail=detail)  # type: ignore[arg-type]
         if not bar.live.is_started and time.monotonic() - began > DELAY_S:
             bar.start()
 
@@ -67,27 +82,51 @@ def progress_bar(title: str) -> Iterator[ProgressCallback]:
 
 
 class _LineProgress:
-    def __init__(self, title: str) -> None:
+    def __init__(self, title: str, clock: Callable[[], float] = time.monotonic) -> None:
         self.title = title
-        self.last = time.monotonic()
+        self._clock = clock
+        self._last = clock()
+        self._first: dict[str, tuple[float, int]] = {}
 
-    def __call__(self, done: int, total: int, what: str) -> None:
-        now = time.monotonic()
-        if now - self.last >= 10.0:
-            self.last = now
-            console.print(f"{self.title}: {done:,} of {total:,} {what}", highlight=False)
+    def __call__(self, done: int, total: int, what: str, detail: str = "") -> None:
+        now = self._clock()
+        began, before = self._first.setdefault(what, (now, done))
+        if now - self._last < LINE_EVERY_S:
+            return
+        self._last = now
+        rate = (done - before) / (now - began) if now > began else 0.0
+        left_s = (total - done) / rate if rate > 0 else None
+        if _as_json[0]:
+            _log("progress", title=self.title, done=done, total=total, what=what,
+                 rate=round(rate, 3), left_s=None if left_s is None else round(left_s, 1), detail=detail)  # fmt: skip
+            return
+        ahead = "" if left_s is None else f", {rate:,.0f}/s, {duration_text(left_s)} left"
+        shares = f" ({detail})" if detail else ""
+        console.print(f"{self.title}: {done:,} of {total:,} {what}{ahead}{shares}", highlight=False)
 
 
-def say(text: str) -> None:
-    """Print one line for a person, on stderr: stdout is for what a machine may read."""
-    console.print(text, highlight=False, soft_wrap=True, markup=False)
+def say(text: str, event: str = "message", **fields: object) -> None:
+    """Print one line for a person, on stderr: stdout is for what a machine may read.
+
+    Parameters
+    ----------
+    event, fields
+        What a JSON log has beside the text.
+    """
+    if _as_json[0]:
+        _log(event, text=text, **fields)
+    else:
+        console.print(text, highlight=False, soft_wrap=True, markup=False)
 
 
 def exit_with(error: EmbedpipeError, debug: bool = False) -> int:
     """Print a user's mistake as its message alone and return the exit code."""
     if debug or os.environ.get("EMBEDPIPE_DEBUG"):
         traceback.print_exc()
-    console.print(f"error: {error}", style="red", highlight=False, soft_wrap=True, markup=False)
+    if _as_json[0]:
+        _log("error", text=str(error), kind=type(error).__name__, exit_code=error.exit_code)
+    else:
+        console.print(f"error: {error}", style="red", highlight=False, soft_wrap=True, markup=False)
     return error.exit_code
 
 

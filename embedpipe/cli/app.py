@@ -11,9 +11,9 @@ from typing import Annotated, Any
 import typer
 
 import embedpipe
-from embedpipe.errors import ConfigError, EmbedpipeError
+from embedpipe.errors import ConfigError, DiskFullError, EmbedpipeError
 from embedpipe.params import did_you_mean
-from embedpipe.terminal import exit_with, say
+from embedpipe.terminal import exit_with, log_json, say
 from embedpipe.workspace import Workspace, find_workspace
 
 app = typer.Typer(
@@ -61,10 +61,16 @@ def common(
         Path | None, typer.Option(help="Folder of params.yaml; default: the current one.")
     ] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of mistakes too.")] = False,
+    log: Annotated[
+        str, typer.Option(help="What is said on the way: text for a person, json for a machine.")
+    ] = "text",
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
+    if log not in ("text", "json"):
+        raise ConfigError(f"--log: expected text or json, found {log!r}")
+    log_json(log == "json")
     if project is not None:
         os.chdir(project) if project.is_dir() else _no_folder(project)
 
@@ -126,12 +132,27 @@ def source(
 @app.command(rich_help_panel=_STEPS)
 def extract(
     backbones: Annotated[list[str] | None, typer.Argument(help="Backbones; default: all.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Embed at most so many samples, then stop with exit code 75.")
+    ] = None,
+    stop_after: Annotated[
+        str | None, typer.Option(help="Stop after so long (7h50m) at the end of a block, with exit code 75.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, as `plan`.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Run each backbone over the samples that its store lacks."""
+    if dry_run:
+        return plan(backbones, as_json)
     workspace, params = _open()
     from embedpipe.steps.extract import extract_features
 
-    _each(extract_features, workspace, _chosen(backbones, params.backbones, "backbone"))
+    done = [
+        extract_features(workspace, name, limit=limit, stop_after=stop_after)
+        for name in _chosen(backbones, params.backbones, "backbone")
+    ]
+    if as_json:
+        _print_json([one.to_dict() for one in done])
 
 
 @app.command(rich_help_panel=_STEPS)
@@ -205,7 +226,7 @@ def plan(
     backbones: Annotated[list[str] | None, typer.Argument(help="Backbones; default: all.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Say what extraction would do: samples to embed, bytes a tap, free disk, time."""
+    """Say what extraction would do: samples, bytes a tap, disk, time. Exit code 2 if the disk will not hold it."""
     workspace, params = _open()
     from embedpipe.cli.tables import show_plan
     from embedpipe.steps.extract import plan_features
@@ -215,6 +236,9 @@ def plan(
         _print_json([one.to_dict() for one in plans])
     for one in plans if not as_json else ():
         show_plan(one)
+    for one in plans:
+        if one.refusal is not None:
+            raise DiskFullError(one.refusal)
 
 
 @app.command(rich_help_panel=_QUESTIONS)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from embedpipe.progress import duration_text
+
 if TYPE_CHECKING:  # what a plan is made by imports torch: seconds that other tables need not wait for
     from embedpipe.extract.estimate import Estimate
 
@@ -26,14 +28,6 @@ def nbytes_text(nbytes: float) -> str:
     return f"{nbytes:,.3g} TB"
 
 
-def time_text(seconds: float) -> str:
-    """``3 h 20 min``, ``45 s``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
-
-
 def show_plan(plan: Estimate) -> None:
     """What one `extract` would do."""
     console = out()
@@ -42,7 +36,7 @@ def show_plan(plan: Estimate) -> None:
         console.print(f"  {note}", markup=False)
     console.print(
         f"  samples: {plan.num_samples:,}, to embed: {plan.num_to_embed:,} in {plan.num_blocks:,} blocks"
-        + (f", about {time_text(plan.time_s)} at {plan.rate:,.0f}/s" if plan.time_s is not None else "")
+        + (f", about {duration_text(plan.time_s)} at {plan.rate:,.0f}/s" if plan.time_s is not None else "")
     )
     table = Table(box=None, pad_edge=False, show_header=False)
     for tap, nbytes in plan.tap_nbytes.items():
@@ -53,6 +47,9 @@ def show_plan(plan: Estimate) -> None:
         f"  disk: {nbytes_text(plan.peak_nbytes)} needed on the way, {nbytes_text(plan.new_nbytes)} kept, "
         f"{nbytes_text(plan.free_nbytes)} free: {verdict}"
     )
+    for sentence in (plan.advice, plan.saved):
+        if sentence:
+            console.print(f"  {sentence}", markup=False)
 
 
 def show_nodes(backbone: str, nodes: Sequence[Mapping[str, Any]]) -> None:

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from embedpipe.extract.pipeline import Batch, embed
+from embedpipe.extract.saved import read_saved
 from embedpipe.extract.session import DISK_FACTOR, Session
+from embedpipe.progress import duration_text
+from embedpipe.store.disk import write_file
 from embedpipe.store.plan import GrowthPlan
 
 CALIBRATION_BATCHES = 3
+TRIAL_NBYTES = 8 << 20  # written to find the disk's speed: 10 ms on a solid-state disk
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,14 @@ class Estimate:
         Bytes added, bytes needed on the way (with the journal), bytes free.
     rate, time_s : float or None
         Samples a second by a short calibration, and seconds left; None when nothing is to be embedded.
+    reread_s : float or None
+        Seconds to read one sample's features back, at the speed that the disk writes them.
+    advice : str
+        Whether keeping features pays, against computing them at each use.
+    saved : str
+        What the cache has saved so far.
+    refusal : str or None
+        Why the disk will not hold it.
     """
 
     backbone: str
@@ -44,12 +58,16 @@ class Estimate:
     free_nbytes: int
     rate: float | None
     time_s: float | None
+    reread_s: float | None
+    advice: str
+    saved: str
+    refusal: str | None
     notes: list[str]
 
     @property
     def fits(self) -> bool:
         """Whether the disk will hold it."""
-        return self.peak_nbytes <= self.free_nbytes
+        return self.refusal is None
 
     def to_dict(self) -> dict[str, Any]:
         return {**dataclasses.asdict(self), "fits": self.fits}
@@ -60,6 +78,10 @@ def estimate(session: Session) -> Estimate:
     plan = session.plan()
     num_samples = len(np.unique(plan.rows_of_wanted))
     rate = _calibrate(session, plan) if plan.num_rows_to_compute else None
+    saved = read_saved(session.group.path.parent, session.name)
+    row_nbytes = {tap.name: tap.row_nbytes for tap in plan.taps}
+    speed = _disk_speed(session.group.path)
+    reread_s = None if speed is None else sum(row_nbytes.values()) / speed
     return Estimate(
         backbone=session.name,
         num_samples=num_samples,
@@ -73,8 +95,41 @@ def estimate(session: Session) -> Estimate:
         free_nbytes=shutil.disk_usage(session.group.path).free,
         rate=rate,
         time_s=plan.num_rows_to_compute / rate if rate else None,
+        reread_s=reread_s,
+        advice=_advice(rate or saved.rate, reread_s, row_nbytes),
+        saved=saved.sentence(),
+        refusal=session.disk_refusal(plan),
         notes=session.notes,
     )
+
+
+def _disk_speed(folder: Path) -> float | None:
+    """Bytes a second that reach the disk, by a file that is removed again; None where there is no room for it."""
+    data = np.random.default_rng(0).bytes(TRIAL_NBYTES)
+    if shutil.disk_usage(folder).free < 4 * TRIAL_NBYTES:
+        return None
+    path = folder / "journal" / "speed.tmp"
+    try:
+        began = time.perf_counter()
+        write_file(path, data)
+        return TRIAL_NBYTES / max(time.perf_counter() - began, 1e-9)
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _advice(rate: float | None, reread_s: float | None, row_nbytes: dict[str, int]) -> str:
+    if rate is None or reread_s is None:
+        return ""
+    ratio = 1.0 / rate / max(reread_s, 1e-12)
+    times = f"{ratio:,.0f} times as long" if ratio >= 2 else f"{ratio:.2g} of that"
+    facts = (
+        f"reading a sample's features back takes {duration_text(reread_s)} at this disk's speed, computing them "
+        f"{duration_text(1.0 / rate)}, {times}"
+    )
+    if ratio >= 2:
+        return f"cache: {facts}"
+    largest = max(row_nbytes, key=lambda tap: row_nbytes[tap])
+    return f"recompute, or keep less: {facts}; the largest tap is {largest}: reduce it more (gap), or leave it out"
 
 
 def _calibrate(session: Session, plan: GrowthPlan) -> float:

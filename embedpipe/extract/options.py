@@ -3,11 +3,38 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from embedpipe.params import StrictModel
+
+_DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
+
+
+def seconds_of(duration: str) -> float:
+    """``7h50m``, ``90s``, ``2h`` in seconds.
+
+    Raises
+    ------
+    ValueError
+        If it is none.
+    """
+    match = _DURATION.fullmatch(duration.strip())
+    hours, minutes, seconds = (int(part or 0) for part in match.groups()) if match else (0, 0, 0)
+    total = 3600 * hours + 60 * minutes + seconds
+    if not total:
+        raise ValueError(f"expected a duration such as 7h50m, 30m or 90s, found {duration!r}")
+    return float(total)
+
+
+def _checked(duration: str) -> str:
+    seconds_of(duration)
+    return duration
+
+
+Duration = Annotated[str, AfterValidator(_checked)]
 
 
 def _decode_threads() -> int:
@@ -57,6 +84,11 @@ class ExtractOptions(StrictModel):
     on_mismatch: Literal["refuse", "new_group"] = Field(
         "refuse",
         description="What to do when the backbone no longer computes what it stored (the probe differs).",
+    )
+    stop_after: Duration | None = Field(
+        None,
+        description="Time given to one run, such as 7h50m: the block in hand is finished, then the run ends with exit "
+        "code 75 and the next goes on from there; null: as long as it takes.",
     )
     wait_s: float = Field(
         3600.0,

@@ -7,6 +7,7 @@ it stored (`probe`), which rows and taps are missing (`store.plan`), how they ar
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,13 +17,15 @@ from typing import Any
 import numpy as np
 
 from embedpipe.backbones import BackboneOptions
-from embedpipe.errors import TooManyFailed
+from embedpipe.errors import Stopped, TooManyFailed
 from embedpipe.extract.earlier import EarlierStore
-from embedpipe.extract.options import ExtractOptions
+from embedpipe.extract.options import ExtractOptions, seconds_of
 from embedpipe.extract.pipeline import Batch, Embedded, StepTimes, embed
 from embedpipe.extract.samples import WantedSamples
+from embedpipe.extract.saved import Saved, add_saved
 from embedpipe.extract.session import Session, open_session
-from embedpipe.extract.verdict import Verdict, judge
+from embedpipe.extract.stopping import Stopping
+from embedpipe.extract.verdict import Verdict, judge, shares_text
 from embedpipe.manifest.table import Manifest
 from embedpipe.progress import Progress, silent
 from embedpipe.sources.base import Source
@@ -40,6 +43,8 @@ class ExtractSummary:
         Distinct samples wanted, forward passes made, and samples that could not be decoded.
     notes : list of str
         What a person should know: a new group and why, constant columns, drift.
+    saved : Saved
+        What the cache has saved so far, over all runs.
     """
 
     backbone: str
@@ -48,6 +53,7 @@ class ExtractSummary:
     num_failed: int
     verdict: Verdict
     notes: list[str]
+    saved: Saved
 
     def sentence(self) -> str:
         """One line for the terminal."""
@@ -55,7 +61,12 @@ class ExtractSummary:
         head = f"{self.backbone}: {self.num_embedded:,} embedded, {kept:,} already there"
         failed = f", {self.num_failed:,} unreadable" if self.num_failed else ""
         rate = f" at {self.verdict.rate:,.0f} samples/s; {self.verdict.advice}" if self.num_embedded else ""
-        return f"{head}{failed}{rate}"
+        saved = self.saved.sentence()
+        return f"{head}{failed}{rate}{'; ' if saved else ''}{saved}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**dataclasses.asdict(self), "saved": self.saved.to_dict()}
 
 
 def extract_backbone(
@@ -69,6 +80,7 @@ def extract_backbone(
     stores_dir: Path,
     destination: Path,
     earlier: Sequence[EarlierStore] = (),
+    limit: int | None = None,
     progress: Progress = silent,
     say: Callable[[str], None] = lambda text: None,
 ) -> ExtractSummary:
@@ -84,6 +96,8 @@ def extract_backbone(
         The folder of working stores, and the published store; they must share a filesystem.
     earlier
         Where this store was published before, to take from what the working store lacks.
+    limit
+        Most samples to embed in this run.
 
     Raises
     ------
@@ -95,21 +109,32 @@ def extract_backbone(
         If the backbone no longer computes what it stored.
     TooManyFailed
         If more than `max_failed` of the samples cannot be decoded. What is committed stays.
+    Stopped
+        If a signal, `stop_after` or `limit` ended the run before it was done; nothing is published then.
     """
     with open_session(
         name, options, extract, datasets, root, source_dir, stores_dir, destination, earlier=earlier, say=say
     ) as session:
         for note in session.notes:
             say(note)
-        plan = session.plan()
+        whole = session.plan()
+        plan = whole if limit is None else session.plan(limit=limit)
         session.check_disk(plan)
         failures = _Failures(session.wanted, extract.max_failed, name)
         times = StepTimes()
+        after_s = None if extract.stop_after is None else seconds_of(extract.stop_after)
         if plan.blocks:
-            _run_blocks(session, plan, failures, times, progress, say)
+            with Stopping(after_s) as stopping:
+                _run_blocks(session, plan, failures, times, stopping, progress, say)
         for note in session.memory_notes():
             session.notes.append(note)
             say(note)
+        left = whole.num_rows_to_compute - plan.num_rows_to_compute
+        if left:
+            raise Stopped(
+                f"{name}: {plan.num_rows_to_compute:,} samples embedded, as many as --limit allows, {left:,} are left; "
+                "nothing is published before all are there: run again without --limit"
+            )
         group = session.group
         failed = failed_samples(session.wanted, group.taps[session.tap_names[0]].holes, plan.rows_of_wanted)
         publish(
@@ -119,14 +144,17 @@ def extract_backbone(
             {"card.json": _json_bytes(session.card()), "failed.csv": _failed_csv(failed)},
         )
         session.remember()
+        num_samples = len(np.unique(plan.rows_of_wanted))
+        num_embedded = times.num_samples - len(failures)  # a resumed run does not count what the journal held
+        num_reused = num_samples - plan.num_rows_to_compute
         return ExtractSummary(
             backbone=name,
-            num_samples=len(np.unique(plan.rows_of_wanted)),
-            num_embedded=times.num_samples
-            - len(failures),  # a resumed run does not count what the journal held
+            num_samples=num_samples,
+            num_embedded=num_embedded,
             num_failed=len(failed),
             verdict=judge(times, session.spec.device_kind),
             notes=session.notes,
+            saved=add_saved(stores_dir, name, num_embedded, num_reused, times.total_s),
         )
 
 
@@ -135,6 +163,7 @@ def _run_blocks(
     plan: GrowthPlan,
     failures: _Failures,
     times: StepTimes,
+    stopping: Stopping,
     progress: Progress,
     say: Callable[[str], None],
 ) -> None:
@@ -154,7 +183,7 @@ def _run_blocks(
                     names = session.wanted.names[batch.samples[ok]]
                     writer.append(batch.rows[ok], embedded.values, embedded.failures, names=names)
                     done += len(batch.rows)
-                    progress(done, total, "samples")
+                    progress(done, total, "samples", shares_text(times))
 
                 embed(
                     _batches(segment.rows[spooled:], plan, session.batch),
@@ -163,11 +192,16 @@ def _run_blocks(
                     write,
                     decode_threads=options.decode_threads,
                     times=times,
+                    stop=stopping.asked,
                 )
+                if stopping.asked():
+                    raise stopping.error(session.name, done, total)
             remarks = [f"{session.name}: {remark}" for remark in writer.commit().remarks]
             session.notes.extend(remarks)
             for remark in remarks:
                 say(remark)
+        if done < total and stopping.due():
+            raise stopping.error(session.name, done, total)
 
 
 def _batches(rows: np.ndarray, plan: GrowthPlan, batch: int) -> Iterator[Batch]:

@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from embedpipe.backbones import BackboneOptions, load_backbone
@@ -87,19 +89,34 @@ class Session:
             f"of {size}; free memory, or set extract.batch: {size}"
         ]
 
-    def plan(self) -> GrowthPlan:
-        """What is missing."""
-        return self.group.plan(self.wanted.keys, taps=self.tap_names)
+    def plan(self, limit: int | None = None) -> GrowthPlan:
+        """What is missing, or the first `limit` samples of it."""
+        whole = self.group.plan(self.wanted.keys, taps=self.tap_names)
+        if limit is None or whole.num_rows_to_compute <= limit:
+            return whole
+        rows = np.concatenate([segment.rows for block in whole.blocks for segment in block.segments])
+        chosen = np.sort(whole.wanted_of_row[np.sort(rows)[:limit]])
+        part = self.group.plan(self.wanted.keys[chosen], taps=self.tap_names)
+        return dataclasses.replace(part, wanted_of_row=np.where(
+            part.wanted_of_row >= 0, chosen[part.wanted_of_row], -1
+        ))  # fmt: skip
 
     def check_disk(self, plan: GrowthPlan) -> None:
         """Refuse a job that the disk will not hold, before it starts."""
+        refusal = self.disk_refusal(plan)
+        if refusal is not None:
+            raise DiskFullError(refusal)
+
+    def disk_refusal(self, plan: GrowthPlan) -> str | None:
+        """Why the disk will not hold it, or None."""
         free, needed = shutil.disk_usage(self.group.path).free, int(plan.nbytes * DISK_FACTOR)
-        if needed > free:
-            raise DiskFullError(
-                f"{self.group.path}: expected {needed / 1e9:.1f} GB free for {plan.num_rows_to_compute:,} samples "
-                f"and their journal, found {free / 1e9:.1f} GB; reduce more (gap instead of none), name fewer taps, "
-                "or move the working folder with EMBEDPIPE_CACHE"
-            )
+        if needed <= free:
+            return None
+        return (
+            f"{self.group.path}: expected {needed / 1e9:.1f} GB free for {plan.num_rows_to_compute:,} samples "
+            f"and their journal, found {free / 1e9:.1f} GB; reduce more (gap instead of none), name fewer taps, "
+            "or move the working folder with EMBEDPIPE_CACHE"
+        )
 
     def remember(self) -> None:
         """Note this spec as the backbone's last, so that the next run can say what changed."""

@@ -15,6 +15,7 @@ from embedpipe.extract.options import ExtractOptions
 from embedpipe.extract.run import ExtractSummary, extract_backbone
 from embedpipe.extract.session import open_session
 from embedpipe.manifest.table import Manifest
+from embedpipe.params import validate
 from embedpipe.sources.base import Source, open_source
 from embedpipe.steps.sections import Sections
 from embedpipe.terminal import progress_bar, say
@@ -22,24 +23,38 @@ from embedpipe.tracking import TrackedFolder
 from embedpipe.workspace import Workspace
 
 
-def extract_features(workspace: Workspace, backbone: str) -> ExtractSummary:
-    """Embed what is missing and publish the store."""
+def extract_features(
+    workspace: Workspace, backbone: str, *, limit: int | None = None, stop_after: str | None = None
+) -> ExtractSummary:
+    """Embed what is missing and publish the store.
+
+    Parameters
+    ----------
+    limit
+        Most samples to embed in this run; None: all.
+    stop_after
+        As `extract.stop_after`, in its place.
+    """
     sections = Sections(workspace)
+    options = sections.whole("extract", ExtractOptions)
+    if stop_after is not None:
+        options = validate(ExtractOptions, {**options.model_dump(), "stop_after": stop_after}, "--stop-after")
     with progress_bar(f"embedding with {backbone}") as progress:
         summary = extract_backbone(
             backbone,
             sections.one("backbones", backbone, BackboneOptions),
-            sections.whole("extract", ExtractOptions),
+            options,
             _target_datasets(workspace, sections),
             root=workspace.root,
             source_dir=workspace.source_dir,
             stores_dir=workspace.stores_dir,
             destination=workspace.features(backbone),
             earlier=_earlier(workspace, backbone),
+            limit=limit,
             progress=progress,
             say=say,
         )
-    say(summary.sentence())
+    say(summary.sentence(), event="extracted", **summary.to_dict())
     return summary
 
 

@@ -19,6 +19,8 @@ def test_the_longest_wait_is_the_bottleneck(waits, bottleneck, knob):
     assert verdict.bottleneck == bottleneck
     assert knob in verdict.advice and "80%" in verdict.advice
     assert verdict.rate == pytest.approx(5.0)
+    assert verdict.knob and verdict.knob in verdict.advice
+    assert verdict.shares[bottleneck] == 0.8 and sum(verdict.shares.values()) == pytest.approx(0.9)
 
 
 def test_a_run_with_nothing_to_embed_says_so():

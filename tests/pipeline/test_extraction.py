@@ -121,3 +121,118 @@ def test_running_out_of_memory_costs_a_smaller_pass_and_no_sample(cli, ingested,
                 np.frombuffer(data[:1000], np.float16).astype(float) for data in (expected[path], found[path])
             )
             np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-3)
+
+
+def small_blocks(monkeypatch, rows):
+    """Blocks of so many rows, so that a small project has several."""
+    from embedpipe.store import layout
+
+    monkeypatch.setattr(layout, "MAX_SHARD_ROWS", rows)
+
+
+def test_a_limited_run_goes_on_to_the_bytes_of_a_whole_one(cli, ingested, tmp_path, monkeypatch):
+    other = shutil.copytree(ingested, tmp_path / "other")
+    extract(cli, other)
+    code, _, err = cli(ingested, "extract", "net", "--limit", "20")
+    assert code == 75 and "52 are left" in err and not (ingested / "data/features/net").exists()
+    assert json.loads(cli(ingested, "plan", "net", "--json")[1])[0]["num_to_embed"] == 52
+    assert cli(ingested, "extract", "net", "--limit", "20")[0] == 75
+    out, err = extract(cli, ingested, "--json")
+    done = json.loads(out)[0]
+    assert done["num_embedded"] == 32 and done["num_samples"] == 72
+    assert shards(ingested) == shards(other)
+
+
+def test_a_run_whose_time_is_up_finishes_its_block_and_the_next_goes_on(cli, ingested, tmp_path, monkeypatch):
+    other = shutil.copytree(ingested, tmp_path / "other")
+    small_blocks(monkeypatch, 16)
+    extract(cli, other)
+    import embedpipe.extract.run as run
+
+    now = [0.0]
+
+    class Late(run.Stopping):
+        def __init__(self, after_s):
+            super().__init__(after_s, clock=lambda: now[0])
+
+        def due(self):
+            now[0] += 20.0
+            return super().due()
+
+    monkeypatch.setattr(run, "Stopping", Late)
+    code, _, err = cli(ingested, "extract", "net", "--stop-after", "30s")
+    assert code == 75 and "32 of 72 samples" in err and "stop_after" in err
+    _, err = extract(cli, ingested)
+    assert "40 embedded" in err and shards(ingested) == shards(other)
+
+
+def test_ctrl_c_finishes_the_batches_in_hand_and_keeps_them(cli, ingested, tmp_path, monkeypatch):
+    import os
+    import signal
+
+    import embedpipe.extract.run as run
+
+    other = shutil.copytree(ingested, tmp_path / "other")
+    extract(cli, other)
+    real, seen = run.embed, []
+
+    def interrupted(batches, read, *rest, **options):
+        def reading(index):
+            seen.append(index)
+            if len(seen) == 40:
+                os.kill(os.getpid(), signal.SIGINT)
+            return read(index)
+
+        return real(batches, reading, *rest, **options)
+
+    monkeypatch.setattr(run, "embed", interrupted)
+    monkeypatch.setattr(run, "shares_text", lambda times: "")
+    code, _, err = cli(ingested, "extract", "net")
+    assert code == 130 and "stopped by Ctrl-C" in err and "same command goes on" in err
+    monkeypatch.setattr(run, "embed", real)
+    out, _ = extract(cli, ingested, "--json")
+    left = json.loads(out)[0]["num_embedded"]
+    assert 0 < left < 72 and left % 16 == 72 % 16  # whole batches of the first run were kept
+    assert shards(ingested) == shards(other)
+
+
+def test_a_dry_run_is_the_plan_and_stores_nothing(cli, ingested):
+    code, out, _ = cli(ingested, "extract", "net", "--dry-run", "--json")
+    plan = json.loads(out)[0]
+    assert code == 0 and plan["num_to_embed"] == 72 and plan["refusal"] is None
+    assert plan["advice"].startswith(("cache:", "recompute")) and plan["reread_s"] > 0
+    assert not (ingested / "data/features/net").exists()
+    assert not list(ingested.glob(".embedpipe/stores/*/journal/*.tmp"))
+
+
+def test_a_plan_that_the_disk_will_not_hold_is_refused_after_it_is_shown(cli, ingested, monkeypatch):
+    import shutil as system
+
+    full = type("usage", (), {"free": 1000, "total": 10**9, "used": 10**9 - 1000})()
+    monkeypatch.setattr(system, "disk_usage", lambda path: full)
+    code, out, err = cli(ingested, "plan", "net", "--json")
+    assert code == 2 and json.loads(out)[0]["fits"] is False
+    assert "GB free" in err and "EMBEDPIPE_CACHE" in err
+
+
+def test_a_run_ends_with_a_verdict_and_what_the_cache_saved_also_as_json(cli, ingested):
+    out, _ = extract(cli, ingested, "--json")
+    first = json.loads(out)[0]
+    assert first["verdict"]["bottleneck"] in ("decode", "forward", "write") and first["verdict"]["knob"]
+    assert set(first["verdict"]["shares"]) == {"decode", "forward", "write"}
+    assert first["saved"]["num_reused"] == 0 and first["saved"]["num_embedded"] == 72
+    out, err = extract(cli, ingested, "--json")
+    again = json.loads(out)[0]
+    assert again["saved"]["num_reused"] == 72 and "the cache has saved" in err
+    assert again["saved"]["saved_s"] == pytest.approx(72 / first["verdict"]["rate"], rel=1e-6)
+
+
+def test_a_json_log_has_one_object_a_line_with_the_verdict_and_the_error(cli, ingested):
+    code, _, err = cli(ingested, "--log", "json", "extract", "net")
+    events = [json.loads(line) for line in err.splitlines()]
+    done = next(one for one in events if one["event"] == "extracted")
+    assert code == 0 and done["num_embedded"] == 72 and done["verdict"]["rate"] > 0 and done["time"] > 1e9
+    code, _, err = cli(ingested, "--log", "json", "extract", "nett")
+    (error,) = [json.loads(line) for line in err.splitlines()]
+    assert error["event"] == "error" and error["kind"] == "ConfigError" and error["exit_code"] == code == 2
+    assert cli(ingested, "--log", "xml", "extract")[0] == 2
