@@ -8,15 +8,15 @@ from typing import Self
 import numpy as np
 
 from embedpipe.errors import ConfigError
-from embedpipe.heads.base import ClassifierHead, grouped, softmax
+from embedpipe.heads.base import ClassifierHead, WeightedHead, grouped, softmax
 from embedpipe.heads.linear import Scaling, unit_rows
-from embedpipe.heads.temperature import fit_inverse_temperature
+from embedpipe.heads.temperature import FEWEST, MOST_SCORES, fit_inverse_temperature, spread_index
 from embedpipe.heads.training import Training
 
 # N rows, D features, K classes
 
 
-class CentroidHead(ClassifierHead):
+class CentroidHead(WeightedHead, ClassifierHead):
     """The class whose mean is nearest.
 
     Parameters
@@ -39,6 +39,7 @@ class CentroidHead(ClassifierHead):
     """
 
     family = "centroid"
+    streams = True
     learned = ("centroids_", "mean_", "scale_")
     learned_values = ("spread_", "inverse_temperature_")
     centroids_: np.ndarray
@@ -53,26 +54,41 @@ class CentroidHead(ClassifierHead):
 
     @classmethod
     def _fit_many(cls, heads: Sequence[Self], training: Training) -> None:
-        onehot_NK = training.onehot_NK
-        counts_K = onehot_NK.sum(axis=0)
+        counts_K = training.counts_K
         for group in grouped(heads, "standardise"):
             standardise = group[0].standardise
-            scaling = Scaling.of(training.X_ND, standardise=standardise, centre=standardise)
-            scaled_ND = scaling.apply(training.X_ND)
+            scaling = Scaling.of_rows(
+                training.rows, standardise=standardise, centre=standardise, weight=training.weight
+            )
             for head in group:
                 head.mean_, head.scale_ = scaling.mean, scaling.scale
-                rows_ND = head._rows(scaled_ND)
-                sums_KD = onehot_NK.T @ rows_ND
-                head.centroids_ = head._rows(sums_KD / counts_K[:, None])
-                head.spread_ = 1.0
-                scores_NK = head._compare(rows_ND)
-                if head.metric == "euclidean":
-                    head.spread_ = float(-scores_NK.mean()) or 1.0
-                    scores_NK /= head.spread_
-                head.inverse_temperature_ = head._temperature(
-                    rows_ND, sums_KD, counts_K, scores_NK, training.y
-                )
+                head._learn(training, counts_K)
                 head.converged_ = True
+
+    def _learn(self, training: Training, counts_K: np.ndarray) -> None:
+        """Two readings of the rows: class sums, and distances."""
+        scaling, weight, onehot = Scaling(self.mean_, self.scale_), training.weight, training.onehot
+        sums_KD = np.zeros((len(counts_K), training.rows.shape[1]))
+        for part, block in training.rows.blocks():
+            weight_nK = onehot[part] if weight is None else onehot[part] * weight[part, None]
+            sums_KD += weight_nK.T @ self._rows(scaling.apply(block))
+        self.centroids_ = self._rows(sums_KD / counts_K[:, None])
+        self.spread_ = 1.0
+        if self.metric == "euclidean":
+            nearness = 0.0
+            for part, block in training.rows.blocks():
+                scores_nK = self._compare(scaling.apply(block))
+                nearness += float((scores_nK if weight is None else scores_nK * weight[part, None]).sum())
+            self.spread_ = -nearness / (counts_K.sum() * len(counts_K)) or 1.0
+        sample = spread_index(len(training.y), max(FEWEST, MOST_SCORES // len(counts_K)))
+        # of a class of one row nothing is left when it is left out; of a row that stands for several, one copy is
+        sample = sample[counts_K[training.y[sample]] > 1]
+        self.inverse_temperature_ = 10.0
+        if len(sample):
+            rows_SD = self._rows(scaling.apply(training.rows.gather(sample)))
+            weight_S = None if weight is None else weight[sample]
+            left_out = self._left_out(rows_SD, sums_KD, counts_K, training.y[sample])
+            self.inverse_temperature_ = fit_inverse_temperature(left_out, training.y[sample], weight_S)
 
     def _rows(self, X_ND: np.ndarray) -> np.ndarray:
         """Rows as the metric sees them."""
@@ -92,28 +108,23 @@ class CentroidHead(ClassifierHead):
         nearness_NK: np.ndarray = -np.maximum(distance_NK, 0.0) / self.spread_
         return nearness_NK
 
-    def _temperature(
+    def _left_out(
         self,
-        rows_ND: np.ndarray,
+        rows_SD: np.ndarray,
         sums_KD: np.ndarray,
         counts_K: np.ndarray,
-        scores_NK: np.ndarray,
         codes: np.ndarray,
-    ) -> float:
-        """Fitted to scores with each row left out of its class; a class of one row has none to give."""
-        use = np.flatnonzero(counts_K[codes] > 1)
-        if not len(use):
-            return 10.0
-        counts_N = counts_K[codes[use]]
-        left_out = scores_NK[use]
-        own = left_out[np.arange(len(use)), codes[use]]
+    ) -> np.ndarray:
+        """Scores (S, K) of rows, each left out of its own class mean."""
+        left_out = self._compare(rows_SD)
+        place = np.arange(len(codes))
         if self.metric == "euclidean":
-            own = own * (counts_N / (counts_N - 1.0)) ** 2
+            counts_S = counts_K[codes]
+            left_out[place, codes] *= (counts_S / (counts_S - 1.0)) ** 2
         else:
-            rest_ND = sums_KD[codes[use]] - rows_ND[use]
-            own = np.einsum("nd,nd->n", unit_rows(rest_ND), rows_ND[use])
-        left_out[np.arange(len(use)), codes[use]] = own
-        return fit_inverse_temperature(left_out, codes[use])
+            rest_SD = sums_KD[codes] - rows_SD
+            left_out[place, codes] = np.einsum("nd,nd->n", unit_rows(rest_SD), rows_SD)
+        return left_out
 
     def _scores(self, X_ND: np.ndarray) -> np.ndarray:
         return self._compare(self._rows(Scaling(self.mean_, self.scale_).apply(X_ND)))

@@ -78,6 +78,7 @@ class LdaHead(WeightedHead, LinearClassifierHead):
     """
 
     family = "lda"
+    streams = True
 
     def __init__(self, shrinkage: float = 0.1, *, standardise: bool = True) -> None:
         self.shrinkage = shrinkage
@@ -86,7 +87,9 @@ class LdaHead(WeightedHead, LinearClassifierHead):
     @classmethod
     def _fit_many(cls, heads: Sequence[Self], training: Training) -> None:
         gram = Gram()
-        gram.add(training.X_ND, {ALL: training.onehot_NK}, weight=training.weight)
+        for part, block in training.rows.blocks():
+            weight = None if training.weight is None else training.weight[part]
+            gram.add(block, {ALL: training.onehot[part]}, weight=weight)
         normal = gram.normal(ALL)
         for group in grouped(heads, "standardise"):
             found = Discriminants(normal, standardise=group[0].standardise)

@@ -98,7 +98,7 @@ class LinearClassifierHead(ClassifierHead):
     intercept_ : float64 array, shape (K,) or (1,)
     """
 
-    learned = ("coef_", "intercept_")
+    learned: ClassVar[tuple[str, ...]] = ("coef_", "intercept_")
     coef_: np.ndarray
     intercept_: np.ndarray
 
@@ -117,7 +117,7 @@ class LinearRegressorHead(RegressorHead):
     intercept_ : float
     """
 
-    learned = ("coef_",)
+    learned: ClassVar[tuple[str, ...]] = ("coef_",)
     learned_values: ClassVar[tuple[str, ...]] = ("intercept_",)
     coef_: np.ndarray
     intercept_: float

@@ -13,7 +13,7 @@ import numpy as np
 from embedpipe.heads.base import WeightedHead, grouped, softmax
 from embedpipe.heads.linear import LinearClassifierHead, LinearRegressorHead
 from embedpipe.heads.ridge_path import ridge_path
-from embedpipe.heads.temperature import fit_inverse_temperature
+from embedpipe.heads.temperature import FEWEST, MOST_SCORES, fit_inverse_temperature, spread_index
 from embedpipe.heads.training import Training
 
 # N rows, D features, K targets
@@ -35,10 +35,12 @@ class RidgeClassifierHead(WeightedHead, LinearClassifierHead):
     ----------
     inverse_temperature_ : float
         `predict_proba` is the softmax of the scores times this, which is fitted by maximum likelihood to the
-        exact leave-one-out scores of the training rows: no held-out row is spent on it.
+        exact leave-one-out scores of the training rows (of 16 million scores' worth of them, where there are
+        more): no held-out row is spent on it.
     """
 
     family = "ridge"
+    streams = True
     learned_values = ("inverse_temperature_",)
     inverse_temperature_: float
 
@@ -49,17 +51,19 @@ class RidgeClassifierHead(WeightedHead, LinearClassifierHead):
 
     @classmethod
     def _fit_many(cls, heads: Sequence[Self], training: Training) -> None:
-        X_ND, Y_NK = training.X_ND, training.onehot_NK
+        rows, onehot = training.rows, training.onehot
+        sample = spread_index(rows.shape[0], max(FEWEST, MOST_SCORES // onehot.shape[1]))
         for group in grouped(heads, "standardise", "class_weight"):
             first = group[0]
             weight = training.weight_of(first.class_weight)
-            path = ridge_path(X_ND, Y_NK, standardise=first.standardise, weight=weight)
+            path = ridge_path(rows, onehot, standardise=first.standardise, weight=weight)
             alphas = [head.alpha for head in group]
             coef_AKD, intercept_AK = path.weights(alphas)
-            left_out = path.loo_scores(X_ND, Y_NK, weight, training.mass_of(first.class_weight))
-            for a, (head, loo_NK) in enumerate(zip(group, left_out.each(alphas), strict=True)):
+            left_out = path.left_out(rows, onehot, sample, training.mass_of(first.class_weight))
+            weight_S = None if training.weight is None else training.weight[sample]
+            for a, (head, loo_SK) in enumerate(zip(group, left_out.each(alphas), strict=True)):
                 head.coef_, head.intercept_ = coef_AKD[a].copy(), intercept_AK[a].copy()
-                head.inverse_temperature_ = fit_inverse_temperature(loo_NK, training.y, training.weight)
+                head.inverse_temperature_ = fit_inverse_temperature(loo_SK, training.y[sample], weight_S)
                 head.converged_ = True
 
     def _probabilities(self, scores_NK: np.ndarray) -> np.ndarray:
@@ -68,10 +72,11 @@ class RidgeClassifierHead(WeightedHead, LinearClassifierHead):
     def loo_scores(self, X: Any, y: Any) -> np.ndarray:
         """Leave-one-out scores of rows X with classes y under this head's alpha, shape (N, K)."""
         training = type(self)(**self.get_params())._training(X, y)
-        Y_NK, weight = training.onehot_NK, training.weight_of(self.class_weight)
-        path = ridge_path(training.X_ND, Y_NK, standardise=self.standardise, weight=weight)
+        onehot, weight = training.onehot, training.weight_of(self.class_weight)
+        path = ridge_path(training.rows, onehot, standardise=self.standardise, weight=weight)
         mass = training.mass_of(self.class_weight)
-        return path.loo_scores(training.X_ND, Y_NK, weight, mass).scores(self.alpha)
+        every = np.arange(len(training.y))
+        return path.left_out(training.rows, onehot, every, mass).scores(self.alpha)
 
 
 class RidgeRegressorHead(WeightedHead, LinearRegressorHead):
@@ -86,6 +91,7 @@ class RidgeRegressorHead(WeightedHead, LinearRegressorHead):
     """
 
     family = "ridge"
+    streams = True
 
     def __init__(self, alpha: float = 1.0, *, standardise: bool = True) -> None:
         self.alpha = alpha
@@ -95,7 +101,7 @@ class RidgeRegressorHead(WeightedHead, LinearRegressorHead):
     def _fit_many(cls, heads: Sequence[Self], training: Training) -> None:
         for group in grouped(heads, "standardise"):
             path = ridge_path(
-                training.X_ND,
+                training.rows,
                 training.y[:, None],
                 standardise=group[0].standardise,
                 weight=training.weight,
@@ -109,6 +115,6 @@ class RidgeRegressorHead(WeightedHead, LinearRegressorHead):
         """Leave-one-out predictions of rows X with values y under this head's alpha, shape (N,)."""
         training = type(self)(**self.get_params())._training(X, y)
         Y_NK = training.y[:, None]
-        path = ridge_path(training.X_ND, Y_NK, standardise=self.standardise)
-        left_out = path.loo_scores(training.X_ND, Y_NK, None, None)
-        return left_out.scores(self.alpha)[:, 0]
+        path = ridge_path(training.rows, Y_NK, standardise=self.standardise)
+        every = np.arange(len(training.y))
+        return path.left_out(training.rows, Y_NK, every, None).scores(self.alpha)[:, 0]

@@ -21,8 +21,12 @@ from scipy.linalg import lapack, solve_banded
 
 from embedpipe.heads.gram import Gram, Normal
 from embedpipe.heads.linear import Scaling
+from embedpipe.heads.rows import Rows, as_rows
+from embedpipe.heads.training import OneHot
 
 ALL = "targets"
+Targets = np.ndarray | OneHot
+PIECE = 4096
 
 
 class RidgePath(Protocol):
@@ -30,6 +34,21 @@ class RidgePath(Protocol):
 
     def weights(self, alphas: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
         """Weights (A, K, D) and intercepts (A, K) over raw features."""
+
+
+class WholePath(RidgePath, Protocol):
+    """Solutions that know their rows' part in them."""
+
+    def left_out(
+        self, rows: Rows, targets: Targets, index: np.ndarray, mass: np.ndarray | None
+    ) -> LeaveOneOut:
+        """What the rows at `index`, of those that the path was made of, get when each is left out.
+
+        Parameters
+        ----------
+        mass
+            Weight that one copy of each row has, shape (N,); 1 by default.
+        """
 
 
 @dataclass(frozen=True)
@@ -43,6 +62,8 @@ class PrimalPath:
         Orthonormal columns over scaled features.
     eigenvalues, projected, mean : float64 arrays, shapes (R,), (R, K) and (K,)
         Eigenvalues of the scatter, targets in its basis, and their mean.
+    total : float
+        Weight of all rows.
     """
 
     scaling: Scaling
@@ -50,6 +71,7 @@ class PrimalPath:
     eigenvalues: np.ndarray
     projected: np.ndarray
     mean: np.ndarray
+    total: float
 
     @classmethod
     def of(cls, normal: Normal, *, standardise: bool) -> PrimalPath:
@@ -64,6 +86,7 @@ class PrimalPath:
             np.maximum(eigenvalues_R, 0.0),
             projected_RK,
             normal.target_mean,
+            normal.weight,
         )
 
     def weights(self, alphas: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
@@ -76,18 +99,18 @@ class PrimalPath:
         coef_AKD = coef.reshape(num_alphas, num_targets, -1)
         return coef_AKD, self.mean - coef_AKD @ self.scaling.mean
 
-    def loo_scores(
-        self, X_ND: np.ndarray, Y_NK: np.ndarray, weight: np.ndarray | None, mass: np.ndarray | None
+    def left_out(
+        self, rows: Rows, targets: Targets, index: np.ndarray, mass: np.ndarray | None
     ) -> LeaveOneOut:
-        """Of the rows that the path was made of."""
+        """See `RidgePath.left_out`."""
         return LeaveOneOut(
-            self.scaling.apply(X_ND) @ self.basis,
+            self.scaling.apply(rows.gather(index)) @ self.basis,
             self.eigenvalues,
             self.projected,
             self.mean,
-            Y_NK,
-            np.ones(len(X_ND)) if mass is None else mass,
-            float(len(X_ND) if weight is None else weight.sum()),
+            targets[index],
+            np.ones(len(index)) if mass is None else mass[index],
+            self.total,
         )
 
 
@@ -166,19 +189,18 @@ class DualPath:
 
     Attributes
     ----------
+    rows : Rows
     scaling : Scaling
-    rows : float64 array, shape (N, D)
-        Scaled rows, each times the root of its weight.
     basis, eigenvalues : float64 arrays, shapes (N, R) and (R,)
-        Of their inner products.
+        Of the inner products of scaled rows, each times the root of its weight.
     projected, mean : float64 arrays, shapes (R, K) and (K,)
         Targets in that basis, and their mean.
     root : float64 array, shape (N,)
         Roots of the weights.
     """
 
+    rows: Rows
     scaling: Scaling
-    rows: np.ndarray
     basis: np.ndarray
     eigenvalues: np.ndarray
     projected: np.ndarray
@@ -186,43 +208,52 @@ class DualPath:
     root: np.ndarray
 
     @classmethod
-    def of(
-        cls, X_ND: np.ndarray, Y_NK: np.ndarray, *, standardise: bool, weight: np.ndarray | None
-    ) -> DualPath:
-        """From the rows."""
-        scaling = Scaling.of(X_ND, standardise=standardise, weight=weight)
-        root_N = np.ones(len(X_ND)) if weight is None else np.sqrt(weight)
-        rows_ND = scaling.apply(X_ND) * root_N[:, None]
-        mean_K = np.average(Y_NK, axis=0, weights=weight)
-        eigenvalues_R, basis_NR = np.linalg.eigh(rows_ND @ rows_ND.T)
-        projected_RK = basis_NR.T @ ((Y_NK - mean_K) * root_N[:, None])
-        eigenvalues_R = np.maximum(eigenvalues_R, 0.0)
-        return cls(scaling, rows_ND, basis_NR, eigenvalues_R, projected_RK, mean_K, root_N)
+    def of(cls, rows: Rows, targets: Targets, *, standardise: bool, weight: np.ndarray | None) -> DualPath:
+        """From the rows, read once for each block of them."""
+        scaling = Scaling.of_rows(rows, standardise=standardise, weight=weight)
+        num_rows = rows.shape[0]
+        root_N = np.ones(num_rows) if weight is None else np.sqrt(weight)
+        mean_K = np.average(targets[:], axis=0, weights=weight)
+        inner_NN = np.empty((num_rows, num_rows))
+        for part, block in rows.blocks():
+            mine_nD = scaling.apply(block) * root_N[part, None]
+            for other, block_too in rows.blocks():
+                if other.start < part.start:
+                    continue
+                theirs_nD = scaling.apply(block_too) * root_N[other, None]
+                inner_NN[part, other] = mine_nD @ theirs_nD.T
+                inner_NN[other, part] = inner_NN[part, other].T
+        eigenvalues_R, basis_NR = np.linalg.eigh(inner_NN)
+        projected_RK = basis_NR.T @ ((targets[:] - mean_K) * root_N[:, None])
+        return cls(rows, scaling, basis_NR, np.maximum(eigenvalues_R, 0.0), projected_RK, mean_K, root_N)
 
     def weights(self, alphas: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
         """See `RidgePath.weights`."""
         num_alphas, num_targets = len(alphas), self.projected.shape[1]
         shrunk_RA = 1.0 / (self.eigenvalues[:, None] + np.asarray(alphas, dtype=np.float64))
         rotated_RAK = self.projected[:, None, :] * shrunk_RA[:, :, None]
-        dual = self.basis @ rotated_RAK.reshape(len(rotated_RAK), -1)
-        coef, _ = self.scaling.fold(self.rows.T @ dual, np.zeros(num_alphas * num_targets))
+        dual_NM = (self.basis @ rotated_RAK.reshape(len(rotated_RAK), -1)) * self.root[:, None]
+        solved_DM = np.zeros((self.rows.shape[1], dual_NM.shape[1]))
+        for part, block in self.rows.blocks():
+            solved_DM += self.scaling.apply(block).T @ dual_NM[part]
+        coef, _ = self.scaling.fold(solved_DM, np.zeros(num_alphas * num_targets))
         coef_AKD = coef.reshape(num_alphas, num_targets, -1)
         return coef_AKD, self.mean - coef_AKD @ self.scaling.mean
 
-    def loo_scores(
-        self, X_ND: np.ndarray, Y_NK: np.ndarray, weight: np.ndarray | None, mass: np.ndarray | None
+    def left_out(
+        self, rows: Rows, targets: Targets, index: np.ndarray, mass: np.ndarray | None
     ) -> LeaveOneOut:
-        """Of the rows that the path was made of."""
+        """See `WholePath.left_out`."""
         # the rows in the basis of their scatter are the eigenvectors times the roots of the eigenvalues
         roots_R = np.sqrt(self.eigenvalues)
         return LeaveOneOut(
-            self.basis * roots_R / self.root[:, None],
+            self.basis[index] * roots_R / self.root[index, None],
             self.eigenvalues,
             self.projected * roots_R[:, None],
             self.mean,
-            Y_NK,
-            np.ones(len(Y_NK)) if mass is None else mass,
-            float(len(Y_NK) if weight is None else weight.sum()),
+            targets[index],
+            np.ones(len(index)) if mass is None else mass[index],
+            float(np.square(self.root).sum()),
         )
 
 
@@ -265,27 +296,29 @@ class LeaveOneOut:
 
 
 def ridge_path(
-    X_ND: np.ndarray, Y_NK: np.ndarray, *, standardise: bool, weight: np.ndarray | None = None
+    X_ND: np.ndarray | Rows, targets: Targets, *, standardise: bool, weight: np.ndarray | None = None
 ) -> PrimalPath | DualPath:
-    """Solutions over rows in memory: in the dual form where they are fewer than features.
+    """Solutions over rows: in the dual form where they are fewer than features.
 
     Parameters
     ----------
-    Y_NK
-        Float64 targets.
+    targets
+        Float64, shape (N, K), or one-hot.
     weight
         Of each row, above 0.
     """
-    if len(X_ND) < X_ND.shape[1]:
-        return DualPath.of(X_ND, Y_NK, standardise=standardise, weight=weight)
+    rows = as_rows(X_ND)
+    if rows.shape[0] < rows.shape[1]:
+        return DualPath.of(rows, targets, standardise=standardise, weight=weight)
     gram = Gram()
-    gram.add(X_ND, {ALL: Y_NK}, weight=weight)
+    for part, block in rows.blocks():
+        gram.add(block, {ALL: targets[part]}, weight=None if weight is None else weight[part])
     return PrimalPath.of(gram.normal(ALL), standardise=standardise)
 
 
 def fold_scores(
-    X_ND: np.ndarray,
-    Y_NK: np.ndarray,
+    X_ND: np.ndarray | Rows,
+    targets: Targets,
     folds: np.ndarray,
     alphas: Sequence[float],
     *,
@@ -302,23 +335,33 @@ def fold_scores(
         Rows of one fold.
     scores : float64 array, shape (A, n, K)
     """
-    num_folds, num_features = int(folds.max()) + 1, X_ND.shape[1]
+    rows = as_rows(X_ND)
+    num_folds, num_features = int(folds.max()) + 1, rows.shape[1]
     sizes_F = np.bincount(folds, minlength=num_folds)
     gram = None
-    if (len(X_ND) - sizes_F).min() >= num_features:
+    if (rows.shape[0] - sizes_F).min() >= num_features:
         gram = Gram(num_folds)
-        gram.add(X_ND, {ALL: Y_NK}, folds=folds, weight=weight)
+        for part, block in rows.blocks():
+            weight_n = None if weight is None else weight[part]
+            gram.add(block, {ALL: targets[part]}, folds=folds[part], weight=weight_n)
     for fold in range(num_folds):
-        held, kept = np.flatnonzero(folds == fold), folds != fold
+        held = np.flatnonzero(folds == fold)
         path: RidgePath
         if gram is None:
+            kept = np.flatnonzero(folds != fold)
             rest = None if weight is None else weight[kept]
-            path = ridge_path(X_ND[kept], Y_NK[kept], standardise=standardise, weight=rest)
+            path = ridge_path(rows.take(kept), targets[kept], standardise=standardise, weight=rest)
         else:
             normal = gram.normal(ALL, without=fold)
             form = TridiagonalPath if num_features > 1 else PrimalPath
             path = form.of(normal, standardise=standardise)
         coef_AKD, intercept_AK = path.weights(alphas)
-        flat = X_ND[held].astype(np.float64) @ coef_AKD.reshape(-1, num_features).T
-        scores_nAK = flat.reshape(len(held), *intercept_AK.shape) + intercept_AK
+        flat_DM = coef_AKD.reshape(-1, num_features).T
+        scores_nM = np.concatenate(
+            [
+                rows.gather(held[at : at + PIECE]).astype(np.float64) @ flat_DM
+                for at in range(0, len(held), PIECE)
+            ]
+        )
+        scores_nAK = scores_nM.reshape(len(held), *intercept_AK.shape) + intercept_AK
         yield held, np.moveaxis(scores_nAK, 1, 0)

@@ -128,6 +128,11 @@ class CheckedRows:
             raise DataError(f"{self.who}: cannot be fitted: features hold NaN or infinity; verify the store")
 
 
+def as_rows(X: np.ndarray | Rows) -> Rows:
+    """The rows themselves, or those of an array."""
+    return ArrayRows(X) if isinstance(X, np.ndarray) else X
+
+
 def cut(shape: tuple[int, ...]) -> Iterator[slice]:
     """Blocks of rows of a shape: 4,096 rows, or fewer where these would be more than 16 MB of float32.
 

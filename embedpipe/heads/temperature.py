@@ -12,6 +12,15 @@ import numpy as np
 from embedpipe.heads.base import softmax
 
 LOWEST, HIGHEST = 0.1, 100.0
+MOST_SCORES, FEWEST = 1 << 24, 4096
+"""Scores that one number is fitted to, and rows that it is fitted to at least where there are as many."""
+
+
+def spread_index(num_rows: int, most: int) -> np.ndarray:
+    """Positions of all rows, or of `most` of them at random, in order."""
+    if num_rows <= most:
+        return np.arange(num_rows)
+    return np.sort(np.random.default_rng(0).choice(num_rows, most, replace=False))
 
 
 def fit_inverse_temperature(

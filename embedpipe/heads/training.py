@@ -17,6 +17,25 @@ from embedpipe.heads.rows import Rows, array_of
 
 
 @dataclass(frozen=True)
+class OneHot:
+    """One-hot targets of rows, made where they are asked for: all of many classes would be larger than the rows."""
+
+    codes: np.ndarray
+    num_classes: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(N, K)."""
+        return (len(self.codes), self.num_classes)
+
+    def __getitem__(self, part: slice | np.ndarray) -> np.ndarray:
+        codes_n = self.codes[part]
+        onehot_nK = np.zeros((len(codes_n), self.num_classes))
+        onehot_nK[np.arange(len(codes_n)), codes_n] = 1.0
+        return onehot_nK
+
+
+@dataclass(frozen=True)
 class Training:
     """Checked training rows, shared by all heads of a grid.
 
@@ -88,7 +107,11 @@ class Training:
 
     @property
     def onehot_NK(self) -> np.ndarray:
-        """Float64 one-hot targets."""
+        """Float64 one-hot targets of all rows."""
+        return self.onehot[:]
+
+    @property
+    def onehot(self) -> OneHot:
+        """One-hot targets, (N, K), made where they are asked for."""
         assert self.classes is not None
-        onehot_NK: np.ndarray = np.eye(len(self.classes))[self.y]
-        return onehot_NK
+        return OneHot(self.y, len(self.classes))

@@ -22,10 +22,11 @@ import numpy.typing as npt
 
 from embedpipe.evaluate.metrics import metric_of, point_metrics, sign_of
 from embedpipe.heads.base import softmax
-from embedpipe.heads.logme import logme
 from embedpipe.heads.gram import Gram
 from embedpipe.heads.linear import unit_rows
+from embedpipe.heads.logme import logme
 from embedpipe.heads.ridge_path import fold_scores, ridge_path
+from embedpipe.heads.rows import ArrayRows
 
 NEIGHBOURS, TEMPERATURE = 10, 0.07
 """Of DINO's protocol, with the fewest neighbours it names."""
@@ -150,7 +151,7 @@ def left_out_ridge(
     num_groups = int(group_N.max()) + 1
     if num_groups == len(group_N):
         path = ridge_path(X_ND, Y_NK, standardise=True)
-        return np.stack(list(path.loo_scores(X_ND, Y_NK, None, None).each(ALPHAS)))
+        return np.stack(list(path.left_out(ArrayRows(X_ND), Y_NK, np.arange(len(X_ND)), None).each(ALPHAS)))
     found = np.empty((len(ALPHAS), *Y_NK.shape))
     for held, scores in fold_scores(X_ND, Y_NK, group_N % min(FOLDS, num_groups), ALPHAS, standardise=True):
         found[:, held] = scores

@@ -13,6 +13,7 @@ from embedpipe.heads.gram import Gram
 from embedpipe.heads.registry import fit_grid
 from embedpipe.heads.ridge import RidgeClassifierHead, RidgeRegressorHead
 from embedpipe.heads.ridge_path import PrimalPath, TridiagonalPath, fold_scores, ridge_path
+from embedpipe.heads.rows import ArrayRows
 
 ALPHAS = [0.1, 3.0, 100.0]
 
@@ -137,7 +138,7 @@ def test_weighted_leave_one_out_leaves_out_one_copy_of_a_row(features, shape):
     X, codes = features(*shape, 3)
     Y, weight = np.eye(3)[codes], np.random.default_rng(5).integers(1, 4, len(X))
     path = ridge_path(X, Y, standardise=False, weight=weight.astype(float))
-    found = path.loo_scores(X, Y, weight.astype(float), None).scores(2.0)
+    found = path.left_out(ArrayRows(X), Y, np.arange(len(X)), None).scores(2.0)
     copies = np.repeat(np.arange(len(X)), weight)
     for i in (0, 7, len(X) - 1):
         kept = np.delete(copies, np.flatnonzero(copies == i)[0])
