@@ -28,7 +28,11 @@ def select_arms(workspace: Workspace) -> dict[str, Any]:
         say(
             f"{task}: {best['arm']} of {chosen['num_candidates']:,} candidates in {chosen['num_arms']:,} arms; "
             f"{chosen['metric']} {best['value']:.3f} [{best['ci_low']:.3f}, {best['ci_high']:.3f}] on validation, "
-            f"{ties or 'no'} other{'s' * (ties > 1)} cannot be told from it"
+            + (
+                f"{ties} other{'s' * (ties > 1)} cannot be told from it"
+                if ties
+                else "all others are behind it"
+            )
         )
         for note in chosen["notes"]:
             say(f"{task}: {note}")
