@@ -1,6 +1,6 @@
 """How fast the feature store reads and writes, against a plain NumPy file of the same data.
 
-    python benchmarks/store.py [--rows 200000] [--columns 2048] [--rounds 7] [--folder DIR] [--save]
+    python benchmarks/store.py [--rows 200000] [--columns 2048] [--rounds 7] [--folder DIR] [--quick] [--save]
 
 Everything is warm: the data lie in the page cache. Each figure is the median, over alternating rounds, of the
 NumPy file's time divided by the store's: 1 is as fast, 2 twice as fast. Each round reads the same rows by both,
@@ -11,8 +11,10 @@ in an order that changes from round to round.
     random256_ratio               256 random rows a call
     shuffled_epoch_ratio          one epoch of a global shuffle, 1,024 rows a batch, through `Features.batches`
     write_ratio                   committing rows, against `numpy.save` and fsync
-    peak_rss_growth               peak memory of a process that streams all rows in blocks, against one that
-                                  opens the same and streams a tenth of them; `_shuffled`: in shuffled batches of 1,024
+    write_and_publish_ratio       the same with publishing, which computes the MD5 that DVC names files by
+    peak_rss_growth               peak memory of a process that streams a store of all rows in blocks, against one
+                                  that streams a store of a tenth of them, each with the manifest of its own rows;
+                                  `_shuffled`: in shuffled batches of 1,024
     zarr_ratio                    the same reads through zarr-python
 
 Ends with one JSON object of named figures; `--save` also writes it to benchmarks/results.
@@ -227,31 +229,40 @@ def measure_write(folder: Path, columns: int, rows: int, rounds: int) -> dict[st
     def by_store(i: int) -> None:
         write_store(folder / f"write-{i}", lambda start, stop: values[start:stop], keys, columns)
 
-    times: dict[str, list[float]] = {"memmap": [], "store": []}
+    by_store(0)  # imports zarr
+    shutil.rmtree(folder / "write-0")
+    times: dict[str, list[float]] = {"memmap": [], "store": [], "published": []}
     for i in range(rounds):
         runs: dict[str, Callable[[int], object]] = {"memmap": by_numpy, "store": by_store}
         one = alternate(1, runs if i % 2 else dict(reversed(runs.items())))
+        group = open_group(folder / "write-0", SPEC)
+        publishing = seconds(partial(publish, group, [TAP.name], folder / "write-published"))
+        one["published"] = [one["store"][0] + publishing]
         times = {name: [*times[name], *one[name]] for name in times}
         shutil.rmtree(folder / "write-0")
+        shutil.rmtree(folder / "write-published")
         (folder / "write-0.npy").unlink()
     return {
         "write_ratio": ratio(times, "store"),
+        "write_and_publish_ratio": ratio(times, "published"),
         "write_rows": rows,
         "store_write_mb_s": values.nbytes / statistics.median(times["store"]) / 1e6,
         "numpy_write_mb_s": values.nbytes / statistics.median(times["memmap"]) / 1e6,
     }
 
 
-def measure_memory(published: Path, rows: int) -> dict[str, Any]:
-    store = FeatureStore.open(published)
-    peaks: dict[str, list[float]] = {"blocks": [], "shuffled": []}
-    manifest = published.with_name("samples.parquet")
-    manifest_of(rows, store.keys).write(manifest)
-    for num in (rows // 10, rows):
+def measure_memory(folder: Path, rows: int, columns: int) -> dict[str, Any]:
+    num, peaks = rows // 10, {"blocks": [0.0, 0.0], "shuffled": [0.0, 0.0]}
+    keys = keys_of(rows)
+    write_store(folder / "tenth", in_order(make_blocks(num, columns)), keys[:num], columns)
+    publish(open_group(folder / "tenth", SPEC), [TAP.name], folder / "published-tenth")
+    for i, (published, some) in enumerate((("published-tenth", keys[:num]), ("published", keys))):
+        manifest = folder / f"{published}.parquet"
+        manifest_of(len(some), some).write(manifest)
         for kind, found in peaks.items():
-            command = [sys.executable, __file__, "--stream", kind, str(published), str(manifest), str(num)]
+            command = [sys.executable, __file__, "--stream", kind, str(folder / published), str(manifest)]
             done = subprocess.run(command, check=True, capture_output=True, text=True)
-            found.append(int(done.stdout) / 1e6)
+            found[i] = int(done.stdout) / 1e6
     return {
         "peak_rss_growth": peaks["blocks"][1] / peaks["blocks"][0],
         "peak_rss_growth_shuffled": peaks["shuffled"][1] / peaks["shuffled"][0],
@@ -259,15 +270,15 @@ def measure_memory(published: Path, rows: int) -> dict[str, Any]:
     }
 
 
-def stream(kind: str, published: str, manifest: str, num: str) -> None:
-    """Read the first rows of a manifest in blocks or in shuffled batches; print this process's peak memory in bytes."""
+def stream(kind: str, published: str, manifest: str) -> None:
+    """Read the rows of a manifest in blocks or in shuffled batches; print this process's peak memory in bytes."""
     features = Features.of(
         Manifest.read(Path(manifest)),
         [(published, TAP.name)],
         dtype=None,
         memory_nbytes=0,
         mapped_nbytes=STREAM_NBYTES,
-    ).take(np.arange(int(num)))
+    )
     for batch in features.batches(1024, shuffle=True) if kind == "shuffled" else features.block_iter():
         assert np.isfinite(batch.X[0, 0])
     status = Path("/proc/self/status").read_text()
@@ -313,7 +324,7 @@ def measure(folder: Path, rows: int, columns: int, rounds: int) -> dict[str, Any
             ),
             rounds,
         ),
-        "memory": lambda: measure_memory(folder / "published", rows),
+        "memory": lambda: measure_memory(folder, rows, columns),
         "write": lambda: measure_write(folder, columns, min(rows, 32768), rounds),
     }.items():
         found |= part()
@@ -346,13 +357,16 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--columns", type=int, default=2048)
     parser.add_argument("--rounds", type=int, default=7, help="alternations a figure is the median of")
+    parser.add_argument("--quick", action="store_true", help="small sizes, which only prove that it runs")
     parser.add_argument("--folder", type=Path, help="where to make the files; default: a temporary folder")
     parser.add_argument("--save", action="store_true", help="write the figures to benchmarks/results too")
-    parser.add_argument("--stream", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--stream", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.stream is not None:
         stream(*options.stream)
         return
+    if options.quick:
+        options.rows, options.columns, options.rounds = 20_000, 256, 3
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(dir=options.folder, prefix="embedpipe-store-") as folder:
         found = measure(Path(folder), options.rows, options.columns, options.rounds)

@@ -9,7 +9,7 @@ not depend on the order in which a store grew.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -20,6 +20,7 @@ import numpy.typing as npt
 from embedpipe.errors import DataError
 from embedpipe.features import joined, stream
 from embedpipe.features.joined import Joined, Parts
+from embedpipe.features.names import Names, StrArray
 from embedpipe.features.rows import Index
 from embedpipe.manifest.kshot import k_shot_indices
 from embedpipe.manifest.table import SPLITS, Manifest
@@ -27,7 +28,6 @@ from embedpipe.manifest.targets import Targets
 from embedpipe.params import did_you_mean
 from embedpipe.store import FeatureStore
 
-StrArray = npt.NDArray[np.str_]
 MEMORY_NBYTES = 4 * 2**30
 BLOCK_NBYTES = 4 << 20
 STREAMED_NBYTES = 32 << 20
@@ -42,7 +42,6 @@ class Batch:
     ----------
     positions : int64 [b]
         Place of each row in the `Features` that it is of.
-    sample_ids : str [b]
     X : [b, ...]
     y : int64 or float64 [b], or None without a task
         Class codes, -1 where the label is missing; or numbers, NaN where one is.
@@ -51,10 +50,15 @@ class Batch:
     """
 
     positions: Index
-    sample_ids: StrArray
     X: npt.NDArray[Any]
     y: npt.NDArray[Any] | None
     labelled: npt.NDArray[np.bool_]
+    _of: Features = field(repr=False)
+
+    @property
+    def sample_ids(self) -> StrArray:
+        """Made when they are asked for: few who train ask."""
+        return self._of.take(self.positions).sample_ids
 
 
 @dataclass(frozen=True)
@@ -65,9 +69,6 @@ class Features:
 
     Attributes
     ----------
-    sample_ids, splits, groups : str [n]
-    parts : int32 [n]
-        Part number of each row where the parts of a sample are kept, else 0.
     y : int64 or float64 [n], or None
     labelled : bool [n]
     classes : tuple of str
@@ -76,14 +77,11 @@ class Features:
         Samples of the manifest that are left out, since a store lacks them.
     """
 
-    sample_ids: StrArray
-    splits: StrArray
-    groups: StrArray
-    parts: npt.NDArray[np.int32]
     y: npt.NDArray[Any] | None
     labelled: npt.NDArray[np.bool_]
     classes: tuple[str, ...]
     absent: tuple[str, ...]
+    _names: Names = field(repr=False)
     _joined: Joined
     _index: Index
 
@@ -144,29 +142,45 @@ class Features:
             memory_nbytes=memory_nbytes,
             mapped_nbytes=mapped_nbytes,
         )
-        ids = np.asarray(manifest.sample_ids, dtype=str)
-        has = np.zeros(len(ids), bool)
-        has[rows.samples] = True
-        lacking = tuple(ids[~has].tolist())
+        names = Names(manifest)
+        lacks = np.ones(len(names), bool)
+        lacks[rows.samples] = False
+        lacking = tuple(names.ids(np.flatnonzero(lacks)).tolist())
         if lacking and absent == "error":
-            raise joined.absent_error(rows, lacking, len(ids))
-        kept = ids[rows.samples]
-        y, labelled = _truth(targets, kept)
+            raise joined.absent_error(rows, lacking, len(names))
+        y, labelled = _truth(targets, names, rows.samples)
         return cls(
-            kept,
-            np.asarray(manifest.splits, dtype=str)[rows.samples],
-            np.asarray(manifest.groups, dtype=str)[rows.samples],
-            rows.parts,
             y,
             labelled,
             () if targets is None else targets.classes,
             lacking,
+            names,
             rows,
-            np.arange(len(rows), dtype=np.int64),
+            rows.samples if len(rows) == len(names) and not lacking else np.arange(len(rows)),
         )
 
     def __len__(self) -> int:
-        return len(self.sample_ids)
+        return len(self._index)
+
+    @property
+    def sample_ids(self) -> StrArray:
+        """Str [n], made anew each time."""
+        return self._names.ids(self._joined.samples[self._index])
+
+    @property
+    def splits(self) -> StrArray:
+        """Str [n], made anew each time."""
+        return self._names.splits(self._joined.samples[self._index])
+
+    @property
+    def groups(self) -> StrArray:
+        """Str [n], made anew each time."""
+        return self._names.groups(self._joined.samples[self._index])
+
+    @property
+    def parts(self) -> npt.NDArray[np.int32]:
+        """Part number of each row where the parts of a sample are kept, else 0; int32 [n]."""
+        return self._joined.parts[self._index]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -190,10 +204,6 @@ class Features:
         at = np.asarray(positions, np.int64).reshape(-1)
         return replace(
             self,
-            sample_ids=self.sample_ids[at],
-            splits=self.splits[at],
-            groups=self.groups[at],
-            parts=self.parts[at],
             y=None if self.y is None else self.y[at],
             labelled=self.labelled[at],
             _index=self._index[at],
@@ -219,7 +229,7 @@ class Features:
             wanted = [split] if isinstance(split, str) else list(split)
             if not set(wanted) <= set(SPLITS):
                 raise ValueError(f"split: expected some of {', '.join(SPLITS)}, found {', '.join(wanted)}")
-            mask &= np.isin(chosen.splits, wanted)
+            mask &= chosen._is_of_split(wanted)
         if labelled is not None:
             mask &= chosen.labelled == labelled
         return chosen.take(np.flatnonzero(mask))
@@ -234,13 +244,14 @@ class Features:
         """
         if self.y is None or not self.classes:
             raise DataError("k_shot: expected the targets of a task of classes, found none")
-        train = np.flatnonzero((self.splits == "train") & self.labelled)
-        ids, first = np.unique(self.sample_ids[train], return_index=True)
+        train = np.flatnonzero(self._is_of_split(["train"]) & self.labelled)
+        names = self.take(train).sample_ids
+        ids, first = np.unique(names, return_index=True)
         chosen = k_shot_indices(
             ids.tolist(), self.y[train][first], k, draw=draw, seed=seed, classes=self.classes
         )
         # every part of a sample that was drawn, in the order they have here
-        return self.take(train[np.isin(self.sample_ids[train], ids[chosen])])
+        return self.take(train[np.isin(names, ids[chosen])])
 
     def numpy(self) -> npt.NDArray[Any]:
         """All rows, [n, ...]. Where they are shared with others, the array is not writeable.
@@ -316,18 +327,22 @@ class Features:
     def _batch(self, positions: Index, mapped_nbytes: int | None = None) -> Batch:
         return Batch(
             positions,
-            self.sample_ids[positions],
             self._joined.rows(self._index[positions], mapped_nbytes),
             None if self.y is None else self.y[positions],
             self.labelled[positions],
+            self,
         )
+
+    def _is_of_split(self, splits: Sequence[str]) -> npt.NDArray[np.bool_]:
+        return self._names.is_of_split(self._joined.samples[self._index], splits)
 
     def _block_rows(self) -> int:
         return max(1, BLOCK_NBYTES // max(1, self._joined.row_nbytes))
 
     def _positions_of(self, wanted: Sequence[str]) -> Index:
-        order = np.argsort(self.sample_ids, kind="stable")
-        known = self.sample_ids[order]
+        names = self.sample_ids
+        order = np.argsort(names, kind="stable")
+        known = names[order]
         asked = np.asarray(wanted, dtype=str).reshape(-1)
         low = np.searchsorted(known, asked, side="left")
         high = np.searchsorted(known, asked, side="right")
@@ -344,14 +359,14 @@ class Features:
 
 
 def _truth(
-    targets: Targets | None, sample_ids: StrArray
+    targets: Targets | None, names: Names, samples: Index
 ) -> tuple[npt.NDArray[Any] | None, npt.NDArray[np.bool_]]:
-    """Targets in the order of `sample_ids`, missing where the table has no row, and which are there."""
+    """Targets in the order of `samples`, missing where the table has no row, and which are there."""
     if targets is None:
-        return None, np.zeros(len(sample_ids), bool)
+        return None, np.zeros(len(samples), bool)
     values: npt.NDArray[Any] = targets.codes() if targets.kind == "classes" else targets.values()
     by_id: Mapping[str, int] = {name: i for i, name in enumerate(targets.sample_ids.tolist())}
-    at = np.array([by_id.get(name, -1) for name in sample_ids.tolist()], np.int64)
+    at = np.array([by_id.get(name, -1) for name in names.ids(samples).tolist()], np.int64)
     y = np.full(len(at), -1 if targets.kind == "classes" else np.nan, values.dtype)
     y[at >= 0] = values[at[at >= 0]]
     return y, (y >= 0 if targets.kind == "classes" else ~np.isnan(y))

@@ -59,6 +59,9 @@ def rows_of_samples(
         Rows that do not count, such as holes.
     """
     num = len(keys)
+    if excluded is None and _lie_as_asked(store, keys):
+        ascending = np.arange(num + 1)
+        return RowsOfSamples(ascending[:-1], ascending, np.zeros(num, np.int32))
     counted = np.arange(store.num_rows) if excluded is None else np.flatnonzero(~excluded)
     # part numbers are left out of the match, so that every row finds the first sample of its key
     of_row = join(keys, np.zeros(num, np.int32), store.keys[counted], np.zeros(len(counted), np.int32)).rows
@@ -69,6 +72,17 @@ def rows_of_samples(
     order = np.lexsort((parts, sample))
     starts = np.searchsorted(sample[order], np.arange(num + 1)).astype(np.int64)
     return RowsOfSamples(rows[order].astype(np.int64), starts, parts[order]).take(first)
+
+
+def _lie_as_asked(store: FeatureStore, keys: npt.NDArray[np.uint8]) -> bool:
+    """Whether the first rows of the store are these samples, one row each: then nothing has to be sorted."""
+    num, step = len(keys), 1 << 14
+    for i in range(0, store.num_rows if num <= store.num_rows else 0, step):
+        found, parts = store.rows_between(i, i + step)
+        here = max(0, min(num - i, step))
+        if parts.any() or not np.array_equal(keys[i : i + here], found[:here]):
+            return False
+    return num <= store.num_rows
 
 
 def ragged(starts: Index, samples: Index) -> tuple[Index, Index]:

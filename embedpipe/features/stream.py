@@ -24,7 +24,9 @@ NUM_POOLED = 16
 
 def in_order(num: int, batch: int, *, drop_last: bool = False) -> Iterator[Index]:
     """Positions 0 to num - 1, `batch` at a time."""
-    yield from _cut(np.arange(num, dtype=np.int64), batch, drop_last)
+    stop = num // batch * batch if drop_last else num
+    for start in range(0, stop, batch):
+        yield np.arange(start, min(start + batch, stop), dtype=np.int64)
 
 
 def shuffled(num: int, batch: int, *, seed: int, drop_last: bool = False) -> Iterator[Index]:

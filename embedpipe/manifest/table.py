@@ -110,8 +110,11 @@ class Manifest:
     @property
     def keys(self) -> npt.NDArray[np.uint8]:
         """uint8 array, shape (N, 16)."""
-        packed = b"".join(self.table["key"].to_pylist())
-        return np.frombuffer(packed, dtype=np.uint8).reshape(-1, KEY_NBYTES)
+        column = self.table["key"].combine_chunks()
+        if not len(column):
+            return np.zeros((0, KEY_NBYTES), np.uint8)
+        packed = np.frombuffer(column.buffers()[1], dtype=np.uint8).reshape(-1, KEY_NBYTES)
+        return packed[column.offset : column.offset + len(column)]
 
     @property
     def domains(self) -> StrArray:

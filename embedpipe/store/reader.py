@@ -100,6 +100,11 @@ class FeatureStore:
             self._parts = self._reader(PART_LAYOUT).read(0, self.num_rows)
         return self._parts
 
+    def rows_between(self, start: int, stop: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
+        """Keys and parts of rows [start, stop), which are not kept as those of `keys` and `parts` are."""
+        stop = min(stop, self.num_rows)
+        return self._reader(KEYS_LAYOUT).read(start, stop), self._reader(PART_LAYOUT).read(start, stop)
+
     def tap(self, name: str) -> TapState:
         """The state of one tap.
 
