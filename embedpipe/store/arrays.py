@@ -178,6 +178,7 @@ class ArrayReader:
         self._sound: set[str] = set()
         self._touched: dict[shards.Identity, int] = {}
         self._paths = cache(layout.shard_path)
+        self._prefix = f"{root}/"  # a path's text takes as long as looking at the file
         self._chunk_layout = layout.chunk_layout
         self._is_raw: bool | None = None
 
@@ -341,10 +342,10 @@ class ArrayReader:
 
     def _shard(self, path: str, nbytes: int) -> shards.Shard | None:
         """The mapped shard, of which `nbytes` will be touched; None where zarr must read it."""
-        if not self.is_raw:
+        if not (self._is_raw or self.is_raw):
             return None
         try:
-            shard = shards.open_shard(f"{self.root}/{path}", self._chunk_layout, self._files[path].nbytes)
+            shard = shards.open_shard(self._prefix + path, self._chunk_layout, self._files[path].nbytes)
         except shards.UnknownLayout:
             return None
         touched = self._touched.get(shard.identity, 0) + nbytes
