@@ -97,6 +97,8 @@ def problems(error: ValidationError, model: type[BaseModel], where: str) -> list
     """
     lines: dict[tuple[str, ...], _Problem] = {}
     for item in error.errors():
+        if item["type"] == "too_short" and len(item["input"]) >= item["ctx"]["min_length"]:
+            continue  # an entry is wrong, which has a line of its own
         place, kinds, in_union = _place(model, item["loc"])
         if item["type"] in ("union_tag_invalid", "union_tag_not_found"):
             place.append(str(item["ctx"]["discriminator"]).strip("'"))

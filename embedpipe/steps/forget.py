@@ -146,7 +146,8 @@ def show_forgetting(found: Forgetting, *, done: bool) -> None:
             f"{', '.join(found.listed)} is still listed: remove it from its source, or the next run embeds it again"
         )
     if not done:
-        say("nothing was removed; run `embedpipe forget --yes` to erase it")
+        name = found.listed[0] if found.listed else found.key.hex()
+        say(f"nothing was removed; run `embedpipe forget {name} --yes` to erase it")
 
 
 def _find_rows(workspace: Workspace, found: Forgetting) -> None:

@@ -58,6 +58,7 @@ def test_a_task_is_on_the_target_domain(refused):
         ("heads.ridge.taps", [], "heads.ridge.taps: expected at least one entry, found none"),
         ("heads.ridge.backbones", [], "heads.ridge.backbones: expected at least one entry, found none"),
         ("heads.ridge.taps", "block1*", "heads.ridge.taps: input should be a list; found 'block1*'"),
+        ("heads.ridge.taps", [1], "heads.ridge.taps.0: input should be a valid string; found 1"),
         ("heads.ridge", 3, "heads.ridge: expected a mapping of hyperparameters, found 3"),
         ("compare.heads", [], "compare.heads: expected at least one entry, found none"),
         ("compare.k_shot", [True], "compare.k_shot.0: input should be a valid integer or 'all'; found True"),
