@@ -38,8 +38,8 @@ def save_head(head: Head, folder: Path) -> None:
         "values": {name: _plain(value) for name, value in state.values.items()},
         "num_features": int(head.n_features_in_),
     }
-    if head.kind == "classes":
-        labels: np.ndarray = getattr(head, "classes_")  # noqa: B009
+    labels: np.ndarray | None = getattr(head, "classes_", None)
+    if labels is not None:
         if labels.dtype.kind in "biuf":
             tensors["classes_"] = labels
         else:
@@ -70,7 +70,7 @@ def load_head(folder: Path) -> Head:
     try:
         head = head_class(card["family"], card["kind"])(**card["params"])
         tensors = load_tensors(payload[TENSORS])
-        if card["kind"] == "classes":
+        if "classes" in card or "classes_" in tensors:
             labels = tensors.pop("classes_") if "classes_" in tensors else np.array(card["classes"])
             setattr(head, "classes_", labels)  # noqa: B010
         if "feature_names" in card:

@@ -151,7 +151,7 @@ def split(training: Training, class_weight: Any, seed: int, *, held_out: bool) -
         mass = None if mass_N is None else _of_class(y, mass_N)[training.y_val]
         return Parts(rows, y, weight, training.rows_val, training.y_val, mass)
     order = np.random.default_rng(seed).permutation(len(y))
-    groups = np.zeros_like(order) if training.classes is None else y[order]
+    groups = np.zeros_like(order) if training.classes is None or y.ndim > 1 else y[order]
     held = np.concatenate([order[groups == group][HOLDOUT - 1 :: HOLDOUT] for group in np.unique(groups)])
     if not len(held):
         return Parts(rows, y, weight)

@@ -1,4 +1,4 @@
-"""Options of the families that are trained by gradient steps: `sgd`, `mlp`, `conv`, `attentive`, `layerwise`.
+"""Options of the families that are trained by gradient steps, and of those that fuse taps.
 
 Knows nothing of estimators: validating params.yaml imports neither torch nor scikit-learn.
 """
@@ -11,9 +11,11 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from embedpipe.heads.options import (
     CLASS_WEIGHT,
+    JOIN,
     ClassWeights,
     Counts,
     HeadOptions,
+    Join,
     NonNegatives,
     Positives,
     Switches,
@@ -88,3 +90,68 @@ class MlpOptions(NeuralOptions):
     dropout: Shares = Field(
         default=(0.0,), description="Share of hidden units dropped in training; off by default."
     )
+
+
+class ConvOptions(NeuralOptions):
+    """1×1 to a width, 3×3, pooling and a linear layer, over maps: taps of the reductions none and grid:k."""
+
+    hidden: Annotated[
+        tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(expand), AfterValidator(distinct)
+    ] = Field(
+        default=(32,),
+        description="Channels between input and output; 32 keeps a map's cost near a perceptron's, 0 is linear.",
+    )
+    kernel: Annotated[tuple[Literal[1, 3, 5, 7], ...], BeforeValidator(expand), AfterValidator(distinct)] = (
+        Field(default=(3,), description="Side of the second convolution in places; 3 sees the neighbours.")
+    )
+    pool: Annotated[tuple[Literal["mean", "max"], ...], BeforeValidator(expand), AfterValidator(distinct)] = (
+        Field(default=("mean",), description="What is kept of all places; mean is the steadier of the two.")
+    )
+
+
+class AttentiveOptions(NeuralOptions):
+    """Learned queries weigh tokens, or the places of a map: taps of the reductions none and grid:k."""
+
+    queries: Counts = Field(
+        default=(8,), description="Learned queries, each a head of attention; 8, since more gain little."
+    )
+    width: Counts = Field(
+        default=(128,), description="Values gathered by all queries together; a multiple of queries."
+    )
+
+
+class LayerwiseOptions(NeuralOptions):
+    """A learned mixture of taps, or attention over them; joins the taps of each backbone by default."""
+
+    join: Join = Field(default="taps", description=JOIN)
+    fusion: Annotated[
+        tuple[Literal["mixture", "attention"], ...], BeforeValidator(expand), AfterValidator(distinct)
+    ] = Field(
+        default=("mixture", "attention"),
+        description="One set of weights for all samples (mixture), or one for each sample (attention).",
+    )
+    width: Counts = Field(
+        default=(64,),
+        description="Columns after projection: for attention, and for taps of different widths.",
+    )
+    queries: Counts = Field(default=(1,), description="Queries of attention; one, as published.")
+
+
+class GroupLassoOptions(HeadOptions):
+    """Linear models that keep whole taps or leave them out; joins the taps of each backbone by default."""
+
+    join: Join = Field(default="taps", description=JOIN)
+    strength: Annotated[
+        tuple[Annotated[float, Field(gt=0, lt=1)], ...], BeforeValidator(expand), AfterValidator(distinct)
+    ] = Field(
+        default=(0.01, 0.03, 0.1, 0.3),
+        description="Penalty as a share of the one at which every tap is left out; from nearly all to few.",
+    )
+    standardise: Switches = Field(
+        default=(True,),
+        description="Scale columns to unit variance on the training rows, so that none is cheap.",
+    )
+    class_weight: ClassWeights = Field(default=(None,), description=CLASS_WEIGHT)
+
+    def few_shot(self) -> dict[str, tuple[object, ...]]:
+        return {**super().few_shot(), "strength": (min(self.strength, key=lambda one: abs(one - 0.1)),)}

@@ -83,6 +83,14 @@ ClassWeights = Annotated[
 CLASS_WEIGHT = "Count every class the same in all (balanced) or every sample (null), as it stands by default."
 
 
+Globs = Annotated[tuple[str, ...], Field(min_length=1)]
+Join = Literal["taps"] | Annotated[tuple[Globs, ...], Field(min_length=1)] | None
+JOIN = (
+    "Which taps lie side by side in one arm: null, each alone; taps, all those of a backbone; or lists of globs of "
+    "backbone/tap, one list an arm, such as [[clip/last.cls, e5/last.*]]."
+)
+
+
 class HeadOptions(StrictModel):
     """One entry of `heads:`. Fields of the subclass are the family's hyperparameters."""
 
@@ -97,6 +105,7 @@ class HeadOptions(StrictModel):
         min_length=1,
         description="Globs of backbone names this head is fitted on; every one by default.",
     )
+    join: Join = Field(default=None, description=JOIN)
 
     def grid(self) -> dict[str, tuple[Any, ...]]:
         """Values of each hyperparameter, in the order in which the family declares them; null is left out."""

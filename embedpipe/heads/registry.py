@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from embedpipe.heads.base import Head
 
-Kind = Literal["classes", "number"]
+Kind = Literal["classes", "number", "dense_classes", "dense_number"]
+Inputs = Literal["rows", "maps", "tokens", "taps"]
 SKLEARN = "sklearn:"
 
 
@@ -38,10 +39,14 @@ class Family:
         Its options model.
     heads : mapping
         Dotted name ``module:Class`` of the estimator for each kind of target it can learn.
+    inputs : str
+        What it learns from: ``rows``; ``maps``; ``tokens``, or maps whose places are tokens; or ``taps``: rows
+        of several, with `widths` that tell them apart.
     """
 
     options: type[HeadOptions]
     heads: Mapping[str, str]
+    inputs: Inputs = "rows"
 
 
 FAMILIES: Mapping[str, Family] = {
@@ -67,6 +72,40 @@ FAMILIES: Mapping[str, Family] = {
             "classes": "embedpipe.heads.mlp:MlpClassifierHead",
             "number": "embedpipe.heads.mlp:MlpRegressorHead",
         },
+    ),
+    "conv": Family(
+        neural.ConvOptions,
+        {
+            "classes": "embedpipe.heads.conv:ConvClassifierHead",
+            "number": "embedpipe.heads.conv:ConvRegressorHead",
+            "dense_classes": "embedpipe.heads.conv_dense:DenseConvClassifierHead",
+            "dense_number": "embedpipe.heads.conv_dense:DenseConvRegressorHead",
+        },
+        "maps",
+    ),
+    "attentive": Family(
+        neural.AttentiveOptions,
+        {
+            "classes": "embedpipe.heads.attentive:AttentiveClassifierHead",
+            "number": "embedpipe.heads.attentive:AttentiveRegressorHead",
+        },
+        "tokens",
+    ),
+    "layerwise": Family(
+        neural.LayerwiseOptions,
+        {
+            "classes": "embedpipe.heads.layerwise:LayerwiseClassifierHead",
+            "number": "embedpipe.heads.layerwise:LayerwiseRegressorHead",
+        },
+        "taps",
+    ),
+    "group_lasso": Family(
+        neural.GroupLassoOptions,
+        {
+            "classes": "embedpipe.heads.group_lasso:GroupLassoClassifierHead",
+            "number": "embedpipe.heads.group_lasso:GroupLassoRegressorHead",
+        },
+        "taps",
     ),
     "lda": Family(opt.LdaOptions, {"classes": "embedpipe.heads.lda:LdaHead"}),
     "centroid": Family(opt.CentroidOptions, {"classes": "embedpipe.heads.centroid:CentroidHead"}),

@@ -22,17 +22,18 @@ CASES = [
 SCRIPT = """
 import sys, numpy as np
 from pathlib import Path
-from embedpipe.heads.registry import fit_grid, load_head, save_head
+from embedpipe.heads.registry import family_of, fit_grid, load_head, save_head
 mine, others = Path(sys.argv[1]), Path(sys.argv[2])
 noise = [object() for _ in range(int(sys.argv[3]))]  # other addresses in memory
 rng = np.random.default_rng(0)
 X = rng.normal(size=(60, 9)).astype("f4"); y = np.arange(60) % 3; X[:, 0] += y
 def predict(head, folder, name):
-    np.save(folder / f"{name}.npy", head.predict(X))
-    if head.kind == "classes": np.save(folder / f"{name}_proba.npy", head.predict_proba(X))
+    np.save(folder / f"{name}.npy", head.predict(Z))
+    if head.kind == "classes": np.save(folder / f"{name}_proba.npy", head.predict_proba(Z))
 for family, kind in CASES:
     part = Path(family.replace(":", "_")) / kind
-    head, = fit_grid(family, [{}], X, y if kind == "classes" else y.astype(float), kind=kind, seed=0)
+    Z = X.reshape(60, 1, 3, 3) if family_of(family).inputs in ("maps", "tokens") else X
+    head, = fit_grid(family, [{}], Z, y if kind == "classes" else y.astype(float), kind=kind, seed=0)
     save_head(head, mine / part)
     predict(head, mine / part, "fitted")
     if others.exists(): predict(load_head(others / part), others / part, "loaded")

@@ -13,6 +13,7 @@ from embedpipe.heads.neural_options import NeuralOptions
 from embedpipe.heads.registry import (
     FAMILIES,
     candidates,
+    family_of,
     few_shot_candidates,
     fit_grid,
     head_options,
@@ -107,11 +108,11 @@ def test_few_shot_takes_one_of_the_users_own_values():
 
 def test_families_say_which_targets_they_can_learn():
     able = {family for family in FAMILIES if supports(family, "number")}
-    assert able == {"ridge", "sgd", "mlp", "knn"}
+    assert able == {"ridge", "sgd", "mlp", "conv", "attentive", "layerwise", "group_lasso", "knn"}
     assert all(supports(family, "classes") for family in FAMILIES)
     assert supports("sklearn:svm.SVR", "number") and not supports("sklearn:svm.SVR", "classes")
     with pytest.raises(
-        ConfigError, match="'svm' cannot learn targets of kind 'number'; families that can: knn"
+        ConfigError, match="'svm' cannot learn targets of kind 'number'; families that can: attentive, conv"
     ):
         fit_grid("svm", [{}], np.eye(4), np.arange(4.0), kind="number", seed=0)
 
@@ -119,6 +120,8 @@ def test_families_say_which_targets_they_can_learn():
 @pytest.mark.parametrize("family", [*FAMILIES, "sklearn:svm.SVC", "sklearn:naive_bayes.GaussianNB"])
 def test_probabilities_are_finite_sum_to_one_and_leave_absent_classes_out(features, family):
     X, codes = features(60, 12, 4)
+    if family_of(family).inputs in ("maps", "tokens"):
+        X = X.reshape(60, 3, 2, 2)
     kept = codes != 2
     (head,) = fit_grid(family, [{}], X[kept], codes[kept], kind="classes", seed=0)
     extreme = np.concatenate([X, X * 1e4, -X, np.zeros_like(X[:1])])
