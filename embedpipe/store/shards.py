@@ -369,11 +369,12 @@ class _Mapped:
         self._lock = threading.Lock()
 
     def get(self, identity: Identity) -> Shard | None:
-        with self._lock:
-            shard = self._shards.get(identity)
-            if shard is not None:
-                self._shards.move_to_end(identity)
-            return shard
+        shard = self._shards.get(identity)
+        if shard is not None and len(self._shards) > _MAX_MAPPED // 2:  # else nothing is closed soon
+            with self._lock:
+                if identity in self._shards:
+                    self._shards.move_to_end(identity)
+        return shard
 
     def keep(self, shard: Shard) -> None:
         # a mapping is closed when the last reader that copies from it is done
@@ -404,7 +405,7 @@ def _is_racy(identity: Identity) -> bool:
 
 
 def _identity(stat: os.stat_result) -> Identity:
-    return Identity(stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_size)
+    return tuple.__new__(Identity, (stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_size))
 
 
 def _aligned(index: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
