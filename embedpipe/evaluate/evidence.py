@@ -133,7 +133,8 @@ def open_evidence(
         If a file is missing, files are of different runs, or no sample of the split has target and
         predictions.
     """
-    about = read_json(files.scores, "run `embedpipe train`")
+    needed = ("kind", "classes", "metric", "num", "arms", "notes")
+    about = read_json(files.scores, "run `embedpipe train`", keys=needed)
     predictions = Predictions.read(files.predictions)
     targets = Targets.read(files.open_targets) if targets is None else targets
     if (predictions.kind, predictions.classes) != (targets.kind, targets.classes):

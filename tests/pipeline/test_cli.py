@@ -241,7 +241,7 @@ def test_the_page_is_about_the_backbones_that_were_compared(cli, project):
     shutil.copytree(project / "data/features/net", project / "data/features/former")
     assert cli(project, "report")[0] == 0
     page = (project / "data/report/index.html").read_text()
-    assert page.count('class="card') <= 2, page.count('class="card')
+    assert page.count('class="card backbone"') == 2
 
 
 def test_cuda_is_not_replaced_silently(cli, project, monkeypatch):
