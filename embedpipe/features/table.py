@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from embedpipe.errors import ConfigError, DataError
 from embedpipe.features.card import BackboneCard, read_card
+from embedpipe.features.taprows import Cut, TapRows
 from embedpipe.params import did_you_mean
 from embedpipe.store import FeatureStore
 
@@ -68,11 +69,7 @@ class PublishedFeatures:
         DataError
             If a sample has no features.
         """
-        if tap not in self.card.taps:
-            raise ConfigError(
-                f"{self.store_dir}: no tap {tap!r}{did_you_mean(tap, self.taps)}; "
-                f"it holds {', '.join(self.taps)}"
-            )
+        self._check(tap)
         rows = self.store.rows_of(keys)
         if (rows < 0).any():
             raise DataError(
@@ -80,6 +77,26 @@ class PublishedFeatures:
                 f"{(rows < 0).sum()}; run `embedpipe extract {self.card.name}`"
             )
         return np.asarray(self.store.read(tap, rows), dtype=np.float32)
+
+    def rows(self, tap: str, keys: npt.NDArray[np.uint8], *, cut: Cut, mapped_nbytes: int) -> TapRows:
+        """Features of the samples, read as they are asked for; see `TapRows.of`.
+
+        Raises
+        ------
+        ConfigError
+            If the store has no such tap; did you mean.
+        DataError
+            If a sample has no features.
+        """
+        self._check(tap)
+        return TapRows.of([(self.store, tap)], keys, cut=cut, memory_nbytes=0, mapped_nbytes=mapped_nbytes)
+
+    def _check(self, tap: str) -> None:
+        if tap not in self.card.taps:
+            raise ConfigError(
+                f"{self.store_dir}: no tap {tap!r}{did_you_mean(tap, self.taps)}; "
+                f"it holds {', '.join(self.taps)}"
+            )
 
 
 def open_features(store_dir: Path) -> PublishedFeatures:

@@ -133,6 +133,13 @@ def as_rows(X: np.ndarray | Rows) -> Rows:
     return ArrayRows(X) if isinstance(X, np.ndarray) else X
 
 
+def flat(rows: Rows) -> Rows:
+    """Each row laid out flat."""
+    if len(rows.shape) == 2:
+        return rows
+    return ArrayRows(rows.X.reshape(len(rows.X), -1)) if isinstance(rows, ArrayRows) else FlatRows(rows)
+
+
 def cut(shape: tuple[int, ...]) -> Iterator[slice]:
     """Blocks of rows of a shape: 4,096 rows, or fewer where these would be more than 16 MB of float32.
 
@@ -177,5 +184,5 @@ def in_memory(rows: Rows, limit_nbytes: int, who: str, streams: bool) -> Rows:
     raise DataError(
         f"{who}: needs its training rows in memory: expected at most {limit_nbytes / 1e9:.3g} GB, found "
         f"{nbytes_of(rows) / 1e9:.3g} GB ({rows.shape[0]:,} rows of {math.prod(rows.shape[1:]):,} columns); raise "
-        "train.memory_gb, take a tap of fewer columns, or a family that streams, such as ridge, lda or logistic"
+        "EMBEDPIPE_MEMORY_GB, take a tap of fewer columns, or a family that streams, such as ridge, lda or logistic"
     )

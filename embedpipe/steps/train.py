@@ -8,6 +8,7 @@ from embedpipe.ingest.task_options import TaskOptions
 from embedpipe.manifest.table import Manifest
 from embedpipe.steps.sections import Sections
 from embedpipe.terminal import progress_bar, say
+from embedpipe.train.memory import allowed_nbytes
 from embedpipe.train.task import TrainPaths, TrainSummary, train_task
 from embedpipe.workspace import Workspace
 
@@ -41,6 +42,7 @@ def train_heads(workspace: Workspace, task: str) -> TrainSummary:
             task_heads=options.heads,
             task_backbones=options.backbones,
             seed=sections.seed(),
+            memory_nbytes=allowed_nbytes(),
             progress=progress,
         )
     say(

@@ -20,6 +20,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from embedpipe.errors import DataError, EmbedpipeError
 from embedpipe.evaluate.metrics import metric_of, point_metrics, sign_of
 from embedpipe.heads import registry
+from embedpipe.heads.rows import MEMORY_NBYTES, Rows, flat
 from embedpipe.train.plan import Unit
 from embedpipe.train.samples import Index, TaskSamples
 
@@ -28,6 +29,15 @@ MOST_FOLDS = 5
 """Folds where a class has few labels: each fold holds one or two of them."""
 FEWER_FOLDS = 3
 """Folds where it has more than ten: what is left to train on no longer depends much on it."""
+
+
+@dataclass(frozen=True)
+class How:
+    """What every fit of a task shares: the metric that chooses, the seed, and the memory that rows may take."""
+
+    by: str
+    seed: int
+    memory_nbytes: int = MEMORY_NBYTES
 
 
 @dataclass(frozen=True)
@@ -67,20 +77,21 @@ class FewFit:
     scores: Float
 
 
-def fit_full(folder: Path, unit: Unit, X_nD: Float, samples: TaskSamples, *, by: str, seed: int) -> None:
+def fit_full(folder: Path, unit: Unit, rows: Rows, samples: TaskSamples, how: How) -> None:
     """Fit the grid on train, score every candidate on validation, keep the best one."""
-    train, val, predicted = samples.train, samples.val, samples.predicted
-    X_val, y_val = X_nD[val], samples.truth[val]
-    heads = _fit(unit, list(unit.candidates), X_nD[train], samples.truth[train], samples, seed, X_val, y_val)
+    train, val = samples.train, samples.val
+    rows_val, y_val = rows.take(val), samples.truth[val]
+    heads = _fit(unit, unit.candidates, rows.take(train), samples.truth[train], samples, how, rows_val, y_val)
     candidates: list[dict[str, Any]] = []
-    for params, head in zip(unit.candidates, heads, strict=True):
-        metrics = point_metrics(samples.kind, y_val, _outputs(head, X_val, samples))
+    outputs = _outputs(heads, rows_val, samples)
+    for params, head, found in zip(unit.candidates, heads, outputs, strict=True):
+        metrics = point_metrics(samples.kind, y_val, found)
         candidates.append({"params": params, "val": _finite(metrics), "converged": bool(head.converged_)})
-    best = best_of([candidate["val"] for candidate in candidates], metric_of(samples.kind, by))
+    best = best_of([candidate["val"] for candidate in candidates], metric_of(samples.kind, how.by))
     if best is None:
         scores_PK = np.zeros((0, _width(samples)), np.float32)
     else:
-        scores_PK = _outputs(heads[best], X_nD[predicted], samples)
+        scores_PK = _outputs([heads[best]], rows.take(samples.predicted), samples)[0]
         registry.save_head(heads[best], folder / "head")
     _keep(folder, {"candidates": candidates, "best": best}, scores_PK)
 
@@ -91,31 +102,29 @@ def load_full(folder: Path) -> FullFit:
 
 
 def fit_few(
-    folder: Path, unit: Unit, X_nD: Float, samples: TaskSamples, draws: Sequence[Index], *, by: str, seed: int
+    folder: Path, unit: Unit, rows: Rows, samples: TaskSamples, draws: Sequence[Index], how: How
 ) -> None:
     """Fit on the labels of each draw; hyperparameters are chosen with those labels alone.
 
     With two labels a class or more, stratified folds of them choose (see `folds_of`); with one, nothing can
     be held out and the first candidate is taken.
     """
-    metric = metric_of(samples.kind, by)
-    rows: list[dict[str, Any]] = []
-    scores = []
-    X_PD = X_nD[samples.predicted]
+    metric = metric_of(samples.kind, how.by)
+    about: list[dict[str, Any]] = []
+    heads = []
     for labelled in draws:
-        inner = _inner_metrics(unit, X_nD, samples, labelled, seed)
+        inner = _inner_metrics(unit, rows, samples, labelled, how)
         best = best_of(inner, metric) if inner else 0
         params = unit.few_shot[best or 0]
-        (head,) = _fit(unit, [params], X_nD[labelled], samples.truth[labelled], samples, seed)
-        rows.append(
+        heads += _fit(unit, [params], rows.take(labelled), samples.truth[labelled], samples, how)
+        about.append(
             {
                 "params": params,
                 "inner": inner[best] if inner and best is not None else None,
-                "converged": bool(head.converged_),
+                "converged": bool(heads[-1].converged_),
             }
         )
-        scores.append(_outputs(head, X_PD, samples))
-    _keep(folder, {"draws": rows}, np.stack(scores))
+    _keep(folder, {"draws": about}, _outputs(heads, rows.take(samples.predicted), samples))
 
 
 def load_few(folder: Path) -> FewFit:
@@ -127,23 +136,23 @@ def fit_shuffled(
     folder: Path,
     unit: Unit,
     params: Mapping[str, Any],
-    X_nD: Float,
+    rows: Rows,
     samples: TaskSamples,
+    how: How,
     *,
     num_shuffles: int,
-    seed: int,
 ) -> None:
     """Fit one candidate on shuffled training labels: what the arm reaches when there is nothing to learn.
 
     Several shuffles, since one alone strays far from chance where samples form a few clusters, each of
     which takes the label that the shuffle happens to give it most.
     """
-    scores = []
+    heads = []
+    train = rows.take(samples.train)
     for shuffle in range(num_shuffles):
-        shuffled = np.random.default_rng([seed, 2, shuffle]).permutation(samples.truth[samples.train])
-        (head,) = _fit(unit, [dict(params)], X_nD[samples.train], shuffled, samples, seed)
-        scores.append(_outputs(head, X_nD[samples.predicted], samples))
-    _keep(folder, {"params": dict(params)}, np.stack(scores))
+        shuffled = np.random.default_rng([how.seed, 2, shuffle]).permutation(samples.truth[samples.train])
+        heads += _fit(unit, [dict(params)], train, shuffled, samples, how)
+    _keep(folder, {"params": dict(params)}, _outputs(heads, rows.take(samples.predicted), samples))
 
 
 def load_scores(folder: Path) -> Float:
@@ -209,7 +218,7 @@ def _group_folds(codes: npt.NDArray[np.int64], groups: npt.NDArray[np.str_], num
 
 
 def _inner_metrics(
-    unit: Unit, X_nD: Float, samples: TaskSamples, labelled: Index, seed: int
+    unit: Unit, rows: Rows, samples: TaskSamples, labelled: Index, how: How
 ) -> list[dict[str, float | None]]:
     """Metrics of each candidate on held-out folds, pooled over the folds."""
     codes = samples.truth[labelled]
@@ -220,34 +229,54 @@ def _inner_metrics(
     pooled = np.zeros((len(unit.few_shot), len(labelled), _width(samples)), np.float32)
     for held in folds:
         kept = np.setdiff1d(np.arange(len(labelled)), held)
-        heads = _fit(unit, list(unit.few_shot), X_nD[labelled[kept]], codes[kept], samples, seed)
-        for place, head in enumerate(heads):
-            pooled[place, held] = _outputs(head, X_nD[labelled[held]], samples)
+        heads = _fit(unit, unit.few_shot, rows.take(labelled[kept]), codes[kept], samples, how)
+        pooled[:, held] = _outputs(heads, rows.take(labelled[held]), samples)
     return [_finite(point_metrics(samples.kind, codes, scores)) for scores in pooled]
 
 
 def _fit(
     unit: Unit,
-    candidates: list[dict[str, Any]],
-    X_ND: Float,
+    candidates: Sequence[dict[str, Any]],
+    rows: Rows,
     y: npt.NDArray[Any],
     samples: TaskSamples,
-    seed: int,
-    X_val: Float | None = None,
+    how: How,
+    rows_val: Rows | None = None,
     y_val: npt.NDArray[Any] | None = None,
 ) -> list[Any]:
+    maps = registry.head_class(unit.family, samples.kind).maps
     try:
         return list(
             registry.fit_grid(
-                unit.family, candidates, X_ND, y, kind=samples.kind, seed=seed, X_val=X_val, y_val=y_val
+                unit.family,
+                list(candidates),
+                rows if maps else flat(rows),
+                y,
+                kind=samples.kind,
+                seed=how.seed,
+                X_val=rows_val if maps or rows_val is None else flat(rows_val),
+                y_val=y_val,
+                memory_nbytes=how.memory_nbytes,
             )
         )
     except EmbedpipeError as error:
         raise type(error)(f"task {samples.task!r}, arm {unit.arm!r}: {error}") from error
 
 
-def _outputs(head: Any, X_ND: Float, samples: TaskSamples) -> Float:
-    """Probabilities in the order of the task's classes, or one column of numbers."""
+def _outputs(heads: Sequence[Any], rows: Rows, samples: TaskSamples) -> Float:
+    """Of each head, probabilities in the order of the task's classes or one column of numbers: [heads, rows, K].
+
+    All heads are asked in one reading of the rows.
+    """
+    found = np.zeros((len(heads), rows.shape[0], _width(samples)), np.float32)
+    for part, block in rows.blocks():
+        flat_block = block.reshape(len(block), -1)
+        for place, head in enumerate(heads):
+            found[place, part] = _outputs_of_block(head, block if head.maps else flat_block, samples)
+    return found
+
+
+def _outputs_of_block(head: Any, X_ND: Float, samples: TaskSamples) -> Float:
     if samples.kind != "classes":
         return np.asarray(head.predict(X_ND), np.float32).reshape(-1, 1)
     if len(head.classes_) != len(samples.classes):

@@ -6,12 +6,14 @@ Features enter by content, not by name, so a renamed backbone or a store with an
 from __future__ import annotations
 
 import hashlib
+import math
 from functools import cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from embedpipe.heads.rows import Rows
 from embedpipe.train.memo import code_digest
 from embedpipe.train.plan import Unit
 from embedpipe.train.samples import TaskSamples
@@ -47,9 +49,12 @@ class Keys:
         self._ids = _digest(np.char.encode(samples.sample_ids))
         self._groups = _digest(np.unique(samples.groups, return_inverse=True)[1])
 
-    def features(self, X_nD: npt.NDArray[np.float32]) -> str:
-        """Digest of the features of the task's samples, in their order."""
-        return _digest(X_nD)
+    def features(self, rows: Rows) -> str:
+        """Digest of the features of the task's samples, in their order: of their values, read by blocks."""
+        state = hashlib.blake2b(f"<f4{(rows.shape[0], math.prod(rows.shape[1:]))}".encode(), digest_size=16)
+        for _, block in rows.blocks():
+            state.update(np.ascontiguousarray(block, dtype="<f4").data)
+        return state.hexdigest()
 
     def full(self, unit: Unit, features: str) -> dict[str, Any]:
         return self._of(unit, features, candidates=list(unit.candidates), fit="full")

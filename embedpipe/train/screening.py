@@ -13,18 +13,18 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
 from embedpipe.features.card import TapCard
 from embedpipe.features.table import PublishedFeatures, open_features
+from embedpipe.heads.rows import Rows
 from embedpipe.manifest.table import Manifest
 from embedpipe.manifest.targets import Targets
 from embedpipe.progress import Progress, silent
 from embedpipe.screen.screens import chosen_rows, screen
 from embedpipe.train.keys import Keys
 from embedpipe.train.memo import Memo, code_digest
+from embedpipe.train.memory import allowed_nbytes, rows_of
 from embedpipe.train.samples import TaskSamples, task_samples
 
 RESULT = "screen.json"
@@ -54,7 +54,7 @@ def screen_tap(
     memo: Memo,
     keys: Keys,
     samples: TaskSamples,
-    X_nD: npt.NDArray[np.float32],
+    features: Rows,
     *,
     by: str,
     seed: int,
@@ -64,8 +64,8 @@ def screen_tap(
 
     Parameters
     ----------
-    X_nD
-        Features of the task's samples, in their order.
+    features
+        Of the task's samples, in their order.
     of_features
         Their digest, where it is known.
     """
@@ -73,7 +73,7 @@ def screen_tap(
     rows = train[chosen_rows(len(train), seed)]
 
     def compute(folder: Path) -> None:
-        X_ND = X_nD[rows].reshape(len(rows), -1)
+        X_ND = features.gather(rows).reshape(len(rows), -1)
         with threadpool_limits(limits=1 if X_ND.size < 20_000_000 else None):
             found = screen(
                 X_ND,
@@ -85,7 +85,7 @@ def screen_tap(
             )
         (folder / RESULT).write_text(json.dumps(found.to_dict(), sort_keys=True), encoding="utf-8")
 
-    entry = memo.unit(keys.screen(of_features or keys.features(X_nD)), compute)
+    entry = memo.unit(keys.screen(of_features or keys.features(features)), compute)
     screened: dict[str, Any] = json.loads((entry / RESULT).read_text(encoding="utf-8"))
     return screened
 
@@ -125,9 +125,8 @@ def screen_task(
     ]
     found = []
     for done, (name, tap) in enumerate(places):
-        X = stores[name].read(tap.name, samples.keys)
-        X_nD = np.ascontiguousarray(X.reshape(len(X), -1))
-        screened = screen_tap(memo, keys, samples, X_nD, by=by, seed=seed)
+        of_tap = rows_of(stores[name], tap.name, samples.keys, allowed_nbytes())
+        screened = screen_tap(memo, keys, samples, of_tap, by=by, seed=seed)
         found.append({**place_of(name, stores[name].card.role, tap), **screened})
         progress(done + 1, len(places), "taps")
     return found

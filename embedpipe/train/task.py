@@ -7,6 +7,7 @@ nothing here names.
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from threadpoolctl import threadpool_limits
 
 from embedpipe.errors import DataError
@@ -27,6 +27,7 @@ from embedpipe.evaluate.options import CompareOptions, SelectOptions, check_k_sh
 from embedpipe.evaluate.predictions import Predictions
 from embedpipe.features.table import PublishedFeatures, open_features
 from embedpipe.heads.options import HeadOptions
+from embedpipe.heads.rows import MEMORY_NBYTES, Rows
 from embedpipe.manifest.kshot import k_shot_indices
 from embedpipe.manifest.table import Manifest
 from embedpipe.manifest.targets import Targets
@@ -35,6 +36,7 @@ from embedpipe.train import fit
 from embedpipe.train.cost import cost_row
 from embedpipe.train.keys import Keys, code_of_training
 from embedpipe.train.memo import Memo
+from embedpipe.train.memory import rows_of
 from embedpipe.train.plan import Unit, plan_units
 from embedpipe.train.rows import Results, Written, add_baseline, add_few, add_full, best_unit
 from embedpipe.train.samples import Index, TaskSamples, task_samples
@@ -91,6 +93,7 @@ def train_task(
     task_heads: Sequence[str] | None = None,
     task_backbones: Sequence[str] | None = None,
     seed: int = 0,
+    memory_nbytes: int = MEMORY_NBYTES,
     progress: Progress = silent,
 ) -> TrainSummary:
     """Fit every head on every tap at every k_shot, and write heads, predictions and scores.
@@ -107,6 +110,9 @@ def train_task(
         What the task restricts itself to; None allows all.
     seed
         Of the run: decides draws, shuffles and whatever is random in a head.
+    memory_nbytes
+        A tap up to this many bytes, as float32, is read into memory once; a larger one is read by blocks, and
+        only by families that stream. Heads are the same either way.
 
     Raises
     ------
@@ -145,8 +151,7 @@ def train_task(
         Memo(paths.memo_dir, code_of_training(), fit.is_whole),
         screen_memo(paths.memo_dir),
         Keys(samples, select.by, seed),
-        select.by,
-        seed,
+        fit.How(select.by, seed, memory_nbytes),
     )
     run.memo.sweep()
     results = run.fit_units(units, k_shot_units, draws, progress)
@@ -172,6 +177,8 @@ def train_task(
     }
     write_json(paths.scores, about)
     write_json(paths.cost, {"task": task, "arms": run.costs})
+    run.memo.keep(f"fits.{task}")
+    run.screen_memo.keep(f"screens.{task}")
     return TrainSummary(
         task, len(written.arms), run.memo.num_computed, run.memo.num_recalled, tuple(written.notes)
     )
@@ -237,8 +244,7 @@ class _Run:
     memo: Memo
     screen_memo: Memo
     keys: Keys
-    by: str
-    seed: int
+    how: fit.How
     screens: list[dict[str, Any]] = field(default_factory=list)
     costs: list[dict[str, Any]] = field(default_factory=list)
 
@@ -255,15 +261,15 @@ class _Run:
         total = len(units) + len(draws) * len(few)
         done = 0
         for (backbone, tap), group in groupby(units, key=lambda unit: (unit.backbone, unit.tap.name)):
-            X_nD = self._read(backbone, tap)
-            of_features = self.keys.features(X_nD)
-            self._screen(backbone, tap, X_nD, of_features)
-            with _threads_for(X_nD):
+            rows = self._rows(backbone, tap)
+            of_features = self.keys.features(rows)
+            self._screen(backbone, tap, rows, of_features)
+            with _threads_for(rows):
                 for unit in group:
-                    results.full[unit.arm] = self._full(unit, X_nD, of_features)
+                    results.full[unit.arm] = self._full(unit, rows, of_features)
                     progress(done := done + 1, total, "fits")
                     for k, of_k in draws.items() if unit.arm in few else ():
-                        results.few[unit.arm, k] = self._few(unit, X_nD, of_features, k, of_k)
+                        results.few[unit.arm, k] = self._few(unit, rows, of_features, k, of_k)
                         progress(done := done + 1, total, "fits")
         return results
 
@@ -280,44 +286,44 @@ class _Run:
                 return
             unit, fitted = results.units[best], results.full[best]
             params = fitted.candidates[fitted.best or 0]["params"]
-            X_nD = self._read(unit.backbone, unit.tap.name)
-            with _threads_for(X_nD):
+            rows = self._rows(unit.backbone, unit.tap.name)
+            with _threads_for(rows):
                 entry = self.memo.unit(
-                    self.keys.shuffled(unit, self.keys.features(X_nD), params, num_shuffles),
+                    self.keys.shuffled(unit, self.keys.features(rows), params, num_shuffles),
                     lambda folder: fit.fit_shuffled(
-                        folder, unit, params, X_nD, self.samples, num_shuffles=num_shuffles, seed=self.seed
+                        folder, unit, params, rows, self.samples, self.how, num_shuffles=num_shuffles
                     ),
                 )
             note = f"{best} on shuffled training labels"
             add_baseline(written, SHUFFLED, fit.load_scores(entry), params, note)
 
-    def _full(self, unit: Unit, X_nD: fit.Float, of_features: str) -> fit.FullFit:
+    def _full(self, unit: Unit, rows: Rows, of_features: str) -> fit.FullFit:
         entry = self.memo.unit(
             self.keys.full(unit, of_features),
-            lambda folder: fit.fit_full(folder, unit, X_nD, self.samples, by=self.by, seed=self.seed),
+            lambda folder: fit.fit_full(folder, unit, rows, self.samples, self.how),
         )
         fitted = fit.load_full(entry)
         self._note_cost(unit, ALL, entry, None if fitted.best is None else fitted.head_dir)
         return fitted
 
-    def _few(self, unit: Unit, X_nD: fit.Float, of_features: str, k: int, draws: list[Index]) -> fit.FewFit:
+    def _few(self, unit: Unit, rows: Rows, of_features: str, k: int, draws: list[Index]) -> fit.FewFit:
         entry = self.memo.unit(
             self.keys.few(unit, of_features, k, len(draws)),
-            lambda folder: fit.fit_few(folder, unit, X_nD, self.samples, draws, by=self.by, seed=self.seed),
+            lambda folder: fit.fit_few(folder, unit, rows, self.samples, draws, self.how),
         )
         self._note_cost(unit, k, entry)
         return fit.load_few(entry)
 
-    def _screen(self, backbone: str, tap: str, X_nD: fit.Float, of_features: str) -> None:
+    def _screen(self, backbone: str, tap: str, rows: Rows, of_features: str) -> None:
         """What training samples say of the tap, before any head is trained on it."""
         card = self.stores[backbone].card
         found = screen_tap(
             self.screen_memo,
             self.keys,
             self.samples,
-            X_nD,
-            by=self.by,
-            seed=self.seed,
+            rows,
+            by=self.how.by,
+            seed=self.how.seed,
             of_features=of_features,
         )
         self.screens.append({**place_of(backbone, card.role, card.taps[tap]), **found})
@@ -327,15 +333,16 @@ class _Run:
         num_rows = len(self.samples.sample_ids)
         self.costs.append(cost_row(unit.arm, k_shot, entry, row_nbytes, num_rows, head_dir))
 
-    def _read(self, backbone: str, tap: str) -> fit.Float:
-        """Features of the task's samples, one row each; maps are laid out flat."""
-        X = self.stores[backbone].read(tap, self.samples.keys)
-        return np.ascontiguousarray(X.reshape(len(X), -1))
+    def _rows(self, backbone: str, tap: str) -> Rows:
+        """Features of the task's samples, shared by all heads."""
+        return rows_of(self.stores[backbone], tap, self.samples.keys, self.how.memory_nbytes)
 
 
-def _threads_for(X_nD: fit.Float) -> AbstractContextManager[object]:
+def _threads_for(rows: Rows) -> AbstractContextManager[object]:
     """One thread for small matrices: there threads wait for each other longer than they work."""
-    limits: AbstractContextManager[object] = threadpool_limits(limits=1 if X_nD.size < SMALL else None)
+    limits: AbstractContextManager[object] = threadpool_limits(
+        limits=1 if math.prod(rows.shape) < SMALL else None
+    )
     return limits
 
 

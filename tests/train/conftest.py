@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -42,8 +43,30 @@ class MemoryFeatures:
     def row_nbytes(self, tap):
         return 2 * int(np.prod(self.taps[tap].shape[1:]))
 
-    def read(self, tap, keys):
-        return self.taps[tap][[self.row_of[bytes(key)] for key in keys]]
+    def rows(self, tap, keys, *, cut, mapped_nbytes):
+        return FarRows(self.taps[tap][[self.row_of[bytes(key)] for key in keys]], cut)
+
+
+@dataclass(frozen=True)
+class FarRows:
+    """Rows that no head may take for an array in memory."""
+
+    X: np.ndarray
+    cut: Callable
+
+    @property
+    def shape(self):
+        return self.X.shape
+
+    def blocks(self):
+        for part in self.cut(self.shape):
+            yield part, self.X[part].copy()
+
+    def gather(self, index):
+        return self.X[index]
+
+    def take(self, index):
+        return FarRows(self.X[index], self.cut)
 
 
 @dataclass
