@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from embedpipe.report.figures import Estimate, Metric, estimate
 from embedpipe.report.styles import role_of
+from embedpipe.report.tables import p_text
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -24,6 +25,7 @@ class PairedRow:
     difference: str
     interval: str
     tied: bool
+    tests: str
     bar: Markup
 
 
@@ -58,6 +60,7 @@ def read_paired(
     -------
     None where no other arm has a number.
     """
+    tests = {str(row.get("arm")): _tests(row) for row in raw}
     by_arm = {str(row.get("arm")): row for row in leaderboard}
     others = [(str(row.get("arm")), estimate(row)) for row in raw if str(row.get("arm")) != selected]
     known = [(arm, item) for arm, item in others if item.value is not None]
@@ -99,6 +102,7 @@ def read_paired(
                 difference=metric.difference(item.value),
                 interval=metric.difference_interval(item),
                 tied=tied(arm, item),
+                tests=tests.get(arm, ""),
                 bar=drawn.format(" cut" if outside else "", start, end - start, at),
             )
         )
@@ -110,6 +114,17 @@ def read_paired(
         zero=f"{place(0.0):.1f}",
         unit=metric.difference_unit,
     )
+
+
+def _tests(row: Mapping[str, Any]) -> str:
+    """Corrected p-values of both tests; empty where there are none."""
+    if row.get("p_holm") is None:
+        return ""
+    words = f"p {p_text(row['p_holm'])}"
+    counts = row.get("mcnemar")
+    if isinstance(counts, Mapping):
+        words += f" · McNemar {p_text(counts.get('p_holm'))}"
+    return words
 
 
 def _holds_zero(item: Estimate) -> bool:

@@ -18,6 +18,7 @@ from embedpipe.report.figures import DASH, Estimate, Metric, get_metric, k_label
 from embedpipe.report.options import ReportOptions
 from embedpipe.report.rows import bar, bar_range, metric_names, pack, score, script_json
 from embedpipe.report.styles import ROLE_WORDS, assign_styles, role_of
+from embedpipe.report.tables import rank_table
 from embedpipe.report.view import read_card, read_headline, read_task, task_metrics
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -29,6 +30,7 @@ def render_report(
     cards: Mapping[str, Mapping[str, Any]],
     out_path: Path,
     *,
+    costs: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
     options: ReportOptions | None = None,
 ) -> None:
     """Write the page.
@@ -43,13 +45,15 @@ def render_report(
         The backbones' cards by name.
     out_path
         The HTML file; its folder is made where needed, the file replaced in one step.
+    costs
+        Rows of `data/cost/<T>.json` by task, where there are any.
 
     Raises
     ------
     DataError
         If the comparison lacks its headline's sentence or its tasks.
     """
-    page = build_page(comparison, leaderboard, cards, options=options or ReportOptions())
+    page = build_page(comparison, leaderboard, cards, costs=costs or {}, options=options or ReportOptions())
     out_path.parent.mkdir(parents=True, exist_ok=True)
     temporary = out_path.with_name(f"{out_path.name}.partial")
     # a lone surrogate from a broken file name has no UTF-8 form
@@ -62,6 +66,7 @@ def build_page(
     leaderboard: Sequence[Mapping[str, Any]],
     cards: Mapping[str, Mapping[str, Any]],
     *,
+    costs: Mapping[str, Sequence[Mapping[str, Any]]],
     options: ReportOptions,
 ) -> str:
     """The page as text; see `render_report`."""
@@ -73,7 +78,7 @@ def build_page(
     few = (comparison.get("headline") or {}).get("k_shot")
     own = {name: [row for row in rows if str(row.get("task")) == name] for name in metrics}
     tasks = [
-        read_task(name, i, raw, own[name], styles, options, few_shot=few)
+        read_task(name, i, raw, own[name], styles, options, few_shot=few, costs=costs.get(name, ()))
         for i, (name, raw) in enumerate((str(key), value) for key, value in comparison["tasks"].items())
     ]
     headline = read_headline(comparison.get("headline"), styles)
@@ -102,6 +107,11 @@ def build_page(
         role_words=ROLE_WORDS,
         other_metrics=[get_metric(name) for name in names],
         data=script_json({**pack(rows, metrics), "show": options.rows}),
+        ranks=[
+            told
+            for what in ("heads", "backbones")
+            if (told := rank_table((comparison.get("ranks") or {}).get(what), what.removesuffix("s")))
+        ],
         cards=[read_card(str(name), card) for name, card in cards.items()],
         openings=int(openings),
         test_open=comparison.get("test") == "open",

@@ -17,6 +17,7 @@ from markupsafe import Markup, escape
 from embedpipe.errors import DataError
 from embedpipe.report import headline as drawings
 from embedpipe.report.confusion import Confusion, read_confusion
+from embedpipe.report.cost import CostView, read_cost
 from embedpipe.report.curves import LayerPanel, layer_panels, learning_curve, reduction_names
 from embedpipe.report.figures import (
     DASH,
@@ -36,6 +37,7 @@ from embedpipe.report.paired import Paired, read_paired
 from embedpipe.report.rows import score
 from embedpipe.report.styles import ROLE_WORDS, Style, backbone_name, role_of, style_for, swatch
 from embedpipe.report.svg import DASHES
+from embedpipe.report.tables import Table, Told, calibration_table, class_table, screen_table
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -58,14 +60,6 @@ class Headline:
 
 
 @dataclass(frozen=True)
-class Table:
-    """Figures behind a drawing."""
-
-    head: list[str]
-    rows: list[list[str]]
-
-
-@dataclass(frozen=True)
 class TaskView:
     """Everything the page shows of one task."""
 
@@ -80,6 +74,7 @@ class TaskView:
     selected_params: str
     selected_score: str
     selected_interval: str
+    corrected: str
     learning: Markup | None
     learning_table: Table | None
     num_shots: int
@@ -89,6 +84,10 @@ class TaskView:
     reductions: list[tuple[str, str]]
     paired: Paired | None
     confusion: Confusion | None
+    classes: Table | None
+    calibration: Told | None
+    screen: Told | None
+    cost: CostView | None
     notes: list[str]
     num_rows: int = 0
 
@@ -189,6 +188,7 @@ def read_task(
     options: ReportOptions,
     *,
     few_shot: object = None,
+    costs: Rows = (),
 ) -> TaskView:
     """Everything about one task.
 
@@ -198,6 +198,8 @@ def read_task(
         The rows of this task alone.
     few_shot
         The number of labels a class that the headline speaks of.
+    costs
+        Rows of `data/cost/<T>.json`.
     """
     metric = get_metric(raw.get("metric"))
     curves: Rows = raw.get("learning_curves") or []
@@ -224,6 +226,7 @@ def read_task(
         selected_params=params_text(raw.get("selected_params")),
         selected_score=metric.text(chosen.value),
         selected_interval=metric.interval(chosen),
+        corrected=_corrected(raw.get("optimism"), metric),
         learning=learning_curve(curves, metric, styles),
         learning_table=_learning_table(curves, metric),
         num_shots=len({row.get("k_shot") for row in curves}),
@@ -238,6 +241,10 @@ def read_task(
             raw.get("paired") or [], selected, leaderboard, metric, options.paired, ties=raw.get("ties")
         ),
         confusion=read_confusion(raw.get("confusion"), max_classes=options.confusion_classes),
+        classes=class_table(raw.get("per_class")),
+        calibration=calibration_table(raw.get("calibration")),
+        screen=screen_table(raw.get("screen"), metric),
+        cost=read_cost(costs, leaderboard, metric, styles),
         notes=[str(note) for note in raw.get("notes") or []],
         num_rows=len(leaderboard),
     )
@@ -294,6 +301,14 @@ def _selected_score(selected: str | None, leaderboard: Rows, metric: Metric) -> 
         return estimate(None)
     best = max(rows, key=lambda row: (bool(row.get("selected")), k_order(row.get("k_shot"))))
     return score(best, "val", metric)
+
+
+def _corrected(raw: object, metric: Metric) -> str:
+    """The selected figure without what selecting it added; empty where nobody estimated that."""
+    if not isinstance(raw, Mapping) or number(raw.get("value")) is None:
+        return ""
+    arms = count(raw.get("num_arms"))
+    return f"{metric.text(number(raw['value']))} without what choosing among {arms} arms adds"
 
 
 def _learning_table(raw: Rows, metric: Metric) -> Table | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from embedpipe.evaluate.cost import read_costs
 from embedpipe.evaluate.files import read_json
 from embedpipe.report import render_report
 from embedpipe.report.options import ReportOptions
@@ -29,6 +30,7 @@ def write_report(workspace: Workspace) -> None:
         leaderboard,
         cards,
         workspace.report,
+        costs={path.stem: read_costs(path) for path in sorted(workspace.data.glob("cost/*.json"))},
         options=options,
     )
     say(f"report: {workspace.report.relative_to(workspace.root)}")

@@ -98,9 +98,19 @@ def make_sample(
             {"role": "pixels", "backbone": "pixels", **interval(rng, pixels, 0.028)},
         ],
     }
+    ranked = {"tasks": list(tasks), "left_out": ["svm"], "friedman_p": None, "critical_difference": None}
+    ranks = {
+        "heads": {
+            **ranked,
+            "mean_ranks": {"ridge": 1.33, "knn": 1.67},
+            "note": "3 tasks are too few to test",
+        },
+        "backbones": None,
+    }
     comparison = {
         "headline": headline,
         "tasks": tasks,
+        "ranks": ranks,
         "test": "sealed",
         "test_openings": int(opened),
         "seed": seed,
@@ -169,7 +179,11 @@ def make_task(
         "metric": metric,
         "selected": first["arm"],
         "selected_params": first["params"],
+        "optimism": {**interval(rng, first["val"][metric]["value"] - 0.004, 0.02), "num_arms": 12},
         "confusion": make_confusion(rng, classes) if classes else None,
+        "per_class": make_rates(rng, classes) if classes else None,
+        "calibration": make_calibration(first["arm"]) if classes else [],
+        "screen": make_screen(rng, metric),
         "paired": paired,
         "learning_curves": learning,
         "layer_curves": layers,
@@ -202,7 +216,6 @@ def make_row(
         "baseline": False,
         "role": "none",
         "params": {},
-        "seconds": None,
         "note": None,
         "val": val,
         "test": None,
@@ -216,6 +229,51 @@ def make_confusion(rng: random.Random, classes: list[str]) -> dict[str, Any]:
     if len(classes) > 9:
         counts[8][1], counts[9][3] = 4, 3
     return {"classes": classes, "counts": counts}
+
+
+def make_rates(rng: random.Random, classes: list[str]) -> list[dict[str, Any]]:
+    rates = ("precision", "recall", "f1")
+    rows = [
+        {"class": name, "support": 27, **{rate: interval(rng, 0.95, 0.03) for rate in rates}}
+        for name in classes
+    ]
+    rows[0]["precision"] = {"value": None, "ci_low": None, "ci_high": None}
+    return rows
+
+
+def make_calibration(arm: str) -> list[dict[str, Any]]:
+    before, after = {"nll": 0.5, "brier": 0.2, "ece": 0.3}, {"nll": 0.1, "brier": 0.1, "ece": 0.02}
+    return [{"arm": arm, "temperature": 0.25, "before": before, "after": after}]
+
+
+def make_screen(rng: random.Random, metric: str) -> dict[str, Any]:
+    rows = [
+        {
+            "backbone": backbone,
+            "tap": tap,
+            "metric": metric,
+            "knn": (value := quality(backbone, reduction, depth, "all")),
+            "ridge": value - 0.02,
+            "logme": value - 1,
+            "trained": value + rng.gauss(0, 0.01),
+            "head": "ridge",
+        }
+        for backbone in BACKBONES
+        for tap, _, reduction, depth in taps(backbone)
+    ]
+    found = {"kendall": 0.81, "spearman": 0.93, "first": {"backbone": "glyphnet"}, "regret": 0.004}
+    few = {"kendall": None, "spearman": None, "first": {"backbone": "glyphnet"}, "regret": 0.0}
+    return {"taps": rows, "num_taps": len(rows), "screens": {"knn": found, "ridge": found, "logme": few}}
+
+
+def make_costs(leaderboard: list[dict[str, Any]], *, seed: int = 0) -> dict[str, list[dict[str, Any]]]:
+    """Costs of every arm of every task."""
+    rng = random.Random(seed)
+    costs: dict[str, list[dict[str, Any]]] = {}
+    for row in leaderboard:
+        cost = {"arm": row["arm"], "k_shot": row["k_shot"], "seconds": 10 ** rng.uniform(-2, 2)}
+        costs.setdefault(row["task"], []).append({**cost, "nbytes": 250_000, "num_parameters": 970})
+    return costs
 
 
 def make_card(name: str) -> dict[str, Any]:
