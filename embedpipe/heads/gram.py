@@ -10,7 +10,7 @@ shared by the targets of any number of tasks, and grow with new rows.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -54,6 +54,27 @@ class Normal:
         std_D = np.sqrt(np.maximum(np.diagonal(self.gram), 0.0) / self.weight)
         scale_D: np.ndarray = np.where(self.constant, 1.0, std_D)
         return scale_D
+
+    def columns(self, chosen: np.ndarray) -> Normal:
+        """Moments of some of the columns."""
+        return replace(
+            self,
+            mean=self.mean[chosen],
+            gram=self.gram[np.ix_(chosen, chosen)],
+            cross=self.cross[chosen],
+            constant=self.constant[chosen],
+        )
+
+    def squared_error(self, coef_KD: np.ndarray, intercept_K: np.ndarray) -> np.ndarray:
+        """Sum over these rows of the squared error of a linear model, shape (K,): exact, without the rows."""
+        about_mean_K = (
+            self.target_square
+            - 2.0 * np.einsum("kd,dk->k", coef_KD, self.cross)
+            + np.einsum("kd,kd->k", coef_KD @ self.gram, coef_KD)
+        )
+        shift_K = self.target_mean - coef_KD @ self.mean - intercept_K
+        error_K: np.ndarray = np.maximum(about_mean_K, 0.0) + self.weight * np.square(shift_K)
+        return error_K
 
 
 class _Moments:
@@ -183,8 +204,10 @@ class Gram:
             found.add(fold, rows_ND, old_NK[place], weight_N, -1.0)
             found.add(fold, rows_ND, new_NK[place], weight_N)
 
-    def normal(self, name: str | None = None, *, without: int | None = None) -> Normal:
-        """Moments of one task's labelled rows: of all folds, or exactly of all but `without`.
+    def normal(
+        self, name: str | None = None, *, without: int | None = None, only: int | None = None
+    ) -> Normal:
+        """Moments of one task's labelled rows: of all folds, exactly of all but `without`, or of `only` one.
 
         Without a name they are those of the features of all rows, and of no targets.
 
@@ -199,7 +222,11 @@ class Gram:
         missing = found.missing
 
         def total(sums_F: np.ndarray, less_F: np.ndarray | None = None) -> np.ndarray:
-            summed = sums_F.sum(axis=0) if sums_F.ndim < 3 else self._whole(sums_F).copy()
+            summed: np.ndarray
+            if only is not None:
+                summed = sums_F[only].copy()
+            else:
+                summed = sums_F.sum(axis=0) if sums_F.ndim < 3 else self._whole(sums_F).copy()
             if without is not None:
                 summed -= sums_F[without]
             return summed if less_F is None else summed - total(less_F)

@@ -31,4 +31,6 @@ def test_rows_come_by_blocks_and_by_gather_as_they_do_from_memory(make_store, ma
 def test_a_sample_without_features_is_named_by_number(make_store, make_manifest):
     store = FeatureStore.open(make_store(["a", "b"]))
     with pytest.raises(DataError, match="expected features of 3 samples, found them for 2"):
-        TapRows.of([(store, store.taps[0])], make_manifest(["a", "b", "c"]).keys, cut=cut, memory_nbytes=0)
+        TapRows.of(
+            [(store, next(iter(store.taps)))], make_manifest(["a", "b", "c"]).keys, cut=cut, memory_nbytes=0
+        )
