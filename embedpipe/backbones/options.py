@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from embedpipe.params import StrictModel, did_you_mean
+from embedpipe.params import Seed, StrictModel, did_you_mean
 from embedpipe.reduce.registry import get_reduction
 
 Role = Literal["transferred", "random", "pixels"]
@@ -144,4 +144,4 @@ class SourceModelOptions(StrictModel):
     augment: bool = Field(
         True, description="Shift by up to a pixel in training, so that less rests on exact position."
     )
-    seed: int = Field(0, ge=0, description="Seed of initialisation, order and augmentation.")
+    seed: Seed = Field(0, description="Seed of initialisation, order and augmentation.")

@@ -14,6 +14,8 @@ from embedpipe.compare.headline import METRIC_WORDS
 from embedpipe.evaluate.metrics import PERCENT
 
 TOP = 5
+TOLD = ("left out", "learnt from them")
+"""Words of the notes that change what the table says; the page has all of them."""
 
 
 def leaderboard_table(
@@ -38,7 +40,11 @@ def leaderboard_table(
                     style="dim",
                 )
             )
-        parts += [Text(f"  {note}", style="dim") for note in about.get("notes", ()) if "left out" in note]
+        parts += [
+            Text(f"  {note}", style="dim")
+            for note in about.get("notes", ())
+            if any(words in note for words in TOLD)
+        ]
         parts.append(Text(""))
     parts.append(Text(_test_state(leaderboard, comparison), style="dim"))
     return Group(*parts)

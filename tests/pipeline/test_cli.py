@@ -230,6 +230,19 @@ def test_a_damaged_result_is_one_sentence_that_says_what_makes_it(cli, project, 
         assert code == 2 and path.name in err and f"run `embedpipe {hint}" in err, (content, err)
 
 
+def test_what_a_source_model_has_seen_of_validation_and_test_is_said(cli, project):
+    params = projects.small_params()
+    seen = {"domain": "source", "source": {"kind": "folder", "path": "images"}}
+    params["datasets"]["seen"] = {**seen, "split": {"val": 0.3, "test": 0.0}}
+    params["source"] = {"own": {"on": "seen", "labels": "label"}}
+    projects.write_params(project, params)
+    assert cli(project, "ingest", "seen")[0] == 0
+    code, out, err = cli(project, "compare")
+    said = "22 of val and 11 of test in shapes are also in seen, where source model own learnt from them"
+    assert code == 0 and said in err and said[:60] in out
+    assert said in (project / "data/comparison.json").read_text()
+
+
 def test_a_damaged_note_of_the_last_spec_counts_as_none(cli, project):
     for path in project.glob(".embedpipe/stores/*.last.json"):
         path.write_text('{"half')
