@@ -11,6 +11,9 @@ from embedpipe.steps.sections import Sections
 from embedpipe.terminal import progress_bar, say
 from embedpipe.workspace import Workspace
 
+SAID = "selected among"
+"""A note that the line about the task says in short; selection.json and the page have it whole."""
+
 
 def select_arms(workspace: Workspace) -> dict[str, Any]:
     """Write data/selection.json."""
@@ -24,10 +27,12 @@ def select_arms(workspace: Workspace) -> dict[str, Any]:
             progress=progress,
         )
     for task, chosen in selection["tasks"].items():
-        best, ties = chosen["best"], len(chosen["ties"])
+        best, ties, corrected = chosen["best"], len(chosen["ties"]), chosen["optimism"]["value"]
+        name = chosen["metric"].replace("_", " ")
         say(
-            f"{task}: {best['arm']} of {chosen['num_candidates']:,} candidates in {chosen['num_arms']:,} arms; "
-            f"{chosen['metric']} {best['value']:.3f} [{best['ci_low']:.3f}, {best['ci_high']:.3f}] on validation, "
+            f"{task}: {best['arm']}, of {chosen['num_arms']:,} arms with {chosen['num_candidates']:,} candidates; "
+            f"{name} {best['value']:.3f} [{best['ci_low']:.3f}, {best['ci_high']:.3f}] on validation"
+            + (f", {corrected:.3f} corrected for being the best of many; " if corrected is not None else "; ")
             + (
                 f"{ties} other{'s' * (ties > 1)} cannot be told from it"
                 if ties
@@ -35,5 +40,6 @@ def select_arms(workspace: Workspace) -> dict[str, Any]:
             )
         )
         for note in chosen["notes"]:
-            say(f"{task}: {note}")
+            if not note.startswith(SAID):
+                say(f"{task}: {note}")
     return selection
