@@ -173,10 +173,16 @@ def _check(samples: TaskSamples) -> None:
                 f"raise `split` of its data set, or give it more labels"
             )
     if samples.kind != "classes":
-        if np.ptp(samples.truth[samples.train]) == 0:
-            raise DataError(
-                f"{task}: every training target is {samples.truth[samples.train][0]}; nothing can be learnt"
-            )
+        for words, index, so in (
+            ("training", samples.train, "nothing can be learnt"),
+            (
+                "validation",
+                samples.val,
+                "no head can be told from another; raise `split.val` of its data set",
+            ),
+        ):
+            if np.ptp(samples.truth[index]) == 0:
+                raise DataError(f"{task}: every {words} target is {samples.truth[index][0]}; {so}")
         return
     if len(samples.classes) < 2:
         raise DataError(
@@ -189,4 +195,10 @@ def _check(samples: TaskSamples) -> None:
         raise DataError(
             f"{task}: no training sample of class {', '.join(repr(name) for name in absent[:5])}"
             f"{'…' if len(absent) > 5 else ''} has a label and features; give it some, or drop the class"
+        )
+    judged = np.unique(samples.truth[samples.val])
+    if len(judged) < 2:
+        raise DataError(
+            f"{task}: every validation sample is of class {samples.classes[judged[0]]!r}, so a head that always "
+            "says so would be right; raise `split.val` of its data set, or give it labels of other classes"
         )

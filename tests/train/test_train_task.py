@@ -222,3 +222,20 @@ def test_shuffled_labels_are_shuffled_as_often_as_there_are_draws(bench):
     scores = Predictions.read(bench.paths.predictions).scores("shuffled_labels").scores
     assert len(scores) == 3
     assert (scores[0] != scores[1]).any()
+
+
+def test_a_validation_split_of_one_class_is_refused(bench):
+    bench.labels = [
+        "a" if split == "val" else label for label, split in zip(bench.labels, bench.splits, strict=True)
+    ]
+    with pytest.raises(DataError, match=r"every validation sample is of class 'a'.*raise `split.val`"):
+        bench.train()
+
+
+def test_a_validation_split_of_one_number_is_refused(make_bench):
+    bench = make_bench(kind="number")
+    bench.labels = [
+        0.5 if split == "val" else label for label, split in zip(bench.labels, bench.splits, strict=True)
+    ]
+    with pytest.raises(DataError, match=r"every validation target is 0\.5; no head can be told from another"):
+        bench.train()
