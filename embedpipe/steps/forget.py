@@ -18,7 +18,7 @@ from embedpipe.store.publishing import publish
 from embedpipe.store.reader import FeatureStore
 from embedpipe.terminal import say
 from embedpipe.tracking import cache_of, held_by_remote, remotes_of
-from embedpipe.upkeep.compaction import erase, md5s_of_rows
+from embedpipe.upkeep.compaction import erase, journals_of, md5s_of_rows
 from embedpipe.workspace import Workspace
 
 
@@ -33,7 +33,7 @@ class Forgetting:
     listed : list of str
         ``<data set>/<sample_id>`` of every sample with this key.
     rows : list of (Group, rows)
-        Where the working stores hold it.
+        Where the working stores hold it; without rows it is in the journal of a run that was killed.
     md5s : list of str
         Files that hold or held it, by MD5.
     cached : list of str
@@ -101,6 +101,8 @@ def forget(workspace: Workspace, found: Forgetting) -> None:
     for group, _ in found.rows:
         with group.lock():
             group.recover()
+            for path in journals_of(group, {found.key}):
+                path.unlink()
             rows = _rows_of(group, found.key)
             if rows:
                 erase(group, rows)
@@ -126,9 +128,8 @@ def show_forgetting(found: Forgetting, *, done: bool) -> None:
     """What was, or would be, erased, and what remains elsewhere."""
     what = "erased" if done else "to erase"
     for group, rows in found.rows:
-        say(
-            f"{what}: row {', '.join(map(str, rows))} of group {group.path.name}, from {len(group.state.taps)} taps"
-        )
+        where = f"row {', '.join(map(str, rows))}" if rows else "the journal of a killed run"
+        say(f"{what}: {where} of group {group.path.name}, from {len(group.state.taps)} taps")
     if not found.rows:
         say("no working store holds it")
     if found.cached:
@@ -156,7 +157,8 @@ def _find_rows(workspace: Workspace, found: Forgetting) -> None:
         with group.lock():
             group.recover()
             rows = _rows_of(group, found.key)
-        if rows:
+            spooled = journals_of(group, {found.key})
+        if rows or spooled:
             found.rows.append((group, rows))
             found.md5s += md5s_of_rows(group, rows)
 

@@ -1,4 +1,4 @@
-"""Free what nothing needs any more: working groups of no backbone, and rows of no sample."""
+"""Free what nothing needs any more: working groups of no backbone, rows of no sample, fits of no scores."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from embedpipe.store.lock import GroupLock
 from embedpipe.store.published import parse_contents
 from embedpipe.terminal import say
 from embedpipe.tracking import TrackedFolder, tracked_outs
+from embedpipe.train.memo import unneeded
 from embedpipe.upkeep.compaction import Dead, compact, find_dead
 from embedpipe.workspace import Workspace
 
@@ -35,16 +36,22 @@ class Garbage:
         Working groups that no backbone of params.yaml and no committed store has.
     dead : list of (Group, Dead)
         Rows of the others that no manifest names.
+    fits : list of Path
+        Kept fits and screens that no task needed when it was last trained.
+    unknown : bool
+        Whether a task was not trained yet, so that nobody knows which fits are needed: none is listed.
     shared : bool
         Whether the working folder lies outside of the project, so that others may use it.
     """
 
     groups: list[GroupInfo] = field(default_factory=list)
     dead: list[tuple[Group, Dead]] = field(default_factory=list)
+    fits: list[Path] = field(default_factory=list)
+    unknown: bool = False
     shared: bool = False
 
     def __bool__(self) -> bool:
-        return bool(self.groups or self.dead)
+        return bool(self.groups or self.dead or self.fits)
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -57,6 +64,7 @@ class Garbage:
                  "nbytes": dead.nbytes, "rewritten_nbytes": dead.rewritten_nbytes}
                 for group, dead in self.dead
             ],
+            "fits": {"num": len(self.fits), "nbytes": _sizes(self.fits)["nbytes"], "unknown": self.unknown},
             "shared": self.shared,
         }  # fmt: skip
 
@@ -86,6 +94,9 @@ def find_garbage(workspace: Workspace) -> Garbage:
             garbage.groups.append(info)
         elif dead.num_rows:
             garbage.dead.append((group, dead))
+    tasks = [f"{kind}.{task}" for task in Sections(workspace).raw("tasks") for kind in ("fits", "screens")]
+    fits = unneeded(workspace.memo_dir, tasks)
+    garbage.fits, garbage.unknown = fits or [], fits is None
     return garbage
 
 
@@ -107,13 +118,16 @@ def collect_garbage(workspace: Workspace, garbage: Garbage) -> None:
             dead = find_dead(group, wanted)
             if not dead.mask.all():
                 compact(group, dead.mask)
+    for path in garbage.fits:
+        remove_tree(path)
 
 
 def show_garbage(garbage: Garbage, *, freed: bool) -> None:
     """What would be, or was, freed."""
     told = garbage.to_dict()
     if not garbage:
-        say("nothing to free: every group has its backbone, and every row its sample")
+        say("nothing to free: every group has its backbone, every row its sample")
+        _say_unknown(garbage)
         return
     verb = "freed" if freed else "to free"
     for one in told["groups"]:
@@ -128,13 +142,25 @@ def show_garbage(garbage: Garbage, *, freed: bool) -> None:
             f"{verb}: {one['num_dead']:,} of {one['num_rows']:,} rows of group {one['group']}: about "
             f"{_megabytes(one['nbytes'])}, {_megabytes(one['rewritten_nbytes'])} written anew"
         )
+    if garbage.fits:
+        say(f"{verb}: {len(garbage.fits):,} kept fits that no task needed when it was last trained: "
+            f"{_megabytes(told['fits']['nbytes'])}")  # fmt: skip
+    _say_unknown(garbage)
     if any(one["linked_nbytes"] for one in told["groups"]) or told["rows"]:
         say("what DVC keeps is freed by `dvc gc --workspace`, once a new store is published and committed")
     if garbage.shared:
-        say(f"{garbage.groups[0].path.parent if garbage.groups else garbage.dead[0][0].path.parent} lies outside of "
-            "the project: make sure that no other project uses these groups")  # fmt: skip
+        say(
+            "the working folder lies outside of the project: make sure that no other project uses what is listed"
+        )
     if not freed:
         say("nothing was removed; run `embedpipe gc --yes` to free it")
+
+
+def _say_unknown(garbage: Garbage) -> None:
+    if garbage.unknown:
+        say(
+            "kept fits are left alone: a task of params.yaml was not trained yet, so which are needed is not known"
+        )
 
 
 def _committed_specs(workspace: Workspace) -> Iterable[BackboneSpec]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import json
 import os
 import shutil
 import time
@@ -17,7 +18,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from embedpipe.spec import digest
+from embedpipe.manifest.files import write_bytes
+from embedpipe.spec import canonical_json, digest
 
 SECONDS = "seconds"
 """File of an entry that says how long it took to compute."""
@@ -42,6 +44,7 @@ class Memo:
         self._is_whole = is_whole
         self.num_recalled = 0
         self.num_computed = 0
+        self._used: set[str] = set()
 
     def unit(self, parts: dict[str, Any], compute: Callable[[Path], None]) -> Path:
         """Folder of the entry, computed unless it is there.
@@ -54,6 +57,7 @@ class Memo:
             Fills the empty folder it is given.
         """
         entry = self._dir / digest({"code": self._code, **parts})
+        self._used.add(entry.name)
         if entry.is_dir():
             if self._is_whole(entry):
                 self.num_recalled += 1
@@ -79,12 +83,34 @@ class Memo:
         self.num_computed += 1
         return entry
 
+    def keep(self, name: str) -> None:
+        """Write down which entries were used, as those that `name` needs; what nobody needs `unneeded` lists."""
+        write_bytes(_kept_path(self._dir, name), canonical_json(sorted(self._used)).encode())
+
     def sweep(self) -> None:
         """Remove what processes that are gone left half done."""
         for scratch in self._dir.glob(".*.*"):
             owner = scratch.name.rpartition(".")[2]
             if owner.isdigit() and not Path(f"/proc/{owner}").exists() and Path("/proc/self").exists():
                 shutil.rmtree(scratch, ignore_errors=True)
+
+
+def unneeded(memo_dir: Path, names: Iterable[str]) -> list[Path] | None:
+    """Entries that none of `names` needed when it last ran; None while one of them has not run yet."""
+    if not memo_dir.is_dir():
+        return []
+    needed: set[str] = set()
+    for name in names:
+        try:
+            needed.update(json.loads(_kept_path(memo_dir, name).read_bytes()))
+        except (OSError, ValueError):
+            return None
+    entries = [path for path in sorted(memo_dir.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+    return [path for path in entries if path.name not in needed]
+
+
+def _kept_path(memo_dir: Path, name: str) -> Path:
+    return memo_dir / f"{name}.kept.json"
 
 
 def seconds_of(entry: Path) -> float | None:

@@ -7,8 +7,9 @@ that none takes one row for another. Reads and writes a working group.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -113,11 +114,8 @@ def compact(group: Group, dead: BoolArray) -> None:
 def erase(group: Group, rows: Sequence[int]) -> None:
     """Take the features and keys of rows out of every shard and journal. Needs the lock and recovery."""
     chosen = np.array(sorted(rows), np.int64)
-    keys = {key.tobytes() for key in group.keys()[chosen]}
-    for path in sorted((group.path / JOURNAL).glob(f"*{SUFFIX}")):
-        found = read_journal(path)
-        if found is None or keys & {key.tobytes() for key in found.keys}:
-            path.unlink()
+    for path in journals_of(group, {key.tobytes() for key in group.keys()[chosen]}):
+        path.unlink()
     transaction = _Rewrite(group)
     changes = []
     with transaction:
@@ -131,6 +129,16 @@ def erase(group: Group, rows: Sequence[int]) -> None:
                 holes = holes.replaced(row, row + 1, Holes.from_ranges([(row, row + 1, FORGOTTEN)]))
             changes.append(TapChange(dataclasses.replace(tap, holes=Holes.empty()), 0, tap.num_rows, holes))
         transaction.commit("forget", group.num_rows, changes, [])
+
+
+def journals_of(group: Group, keys: Collection[bytes]) -> list[Path]:
+    """Journals that hold one of these keys, or that cannot be read: a kill leaves rows there that no shard has."""
+    out = []
+    for path in sorted((group.path / JOURNAL).glob(f"*{SUFFIX}")):
+        found = read_journal(path)
+        if found is None or any(key.tobytes() in keys for key in found.keys):
+            out.append(path)
+    return out
 
 
 def md5s_of_rows(group: Group, rows: Sequence[int]) -> list[str]:

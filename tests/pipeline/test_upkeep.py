@@ -176,6 +176,27 @@ def test_gc_says_what_it_will_free_and_frees_it_only_then(project, cli, embedded
     assert cli(project, "verify", "net")[0] == 0
 
 
+def test_gc_frees_kept_fits_that_no_scores_need_and_only_once_every_task_was_trained(project, cli):
+    memo = project / ".embedpipe/heads"
+    assert memo.is_dir() and "nothing to free" in cli(project, "gc")[2]
+    changed(project, lambda p: p["heads"].pop("ridge"))
+    (memo / "fits.round.kept.json").unlink()
+    assert cli(project, "train", "shape")[0] == 0
+    before = {path.name for path in memo.iterdir() if path.is_dir()}
+    assert "kept fits are left alone: a task of params.yaml was not trained yet" in cli(project, "gc")[2]
+    assert cli(project, "train", "round")[0] == 0
+    code, out, _ = cli(project, "gc", "--json")
+    told = json.loads(out)["fits"]
+    assert code == 0 and told["num"] > 0 and told["nbytes"] > 0 and not told["unknown"]
+    assert f"to free: {told['num']} kept fits that no task needed" in cli(project, "gc")[2]
+    assert {path.name for path in memo.iterdir() if path.is_dir()} >= before
+    assert cli(project, "gc", "--yes")[0] == 0
+    assert len(before) > len([path for path in memo.iterdir() if path.is_dir()]) > 0
+    for task in ("shape", "round"):
+        err = cli(project, "train", task)[2]
+        assert " 0 fits done now" in err, err
+
+
 def test_forget_leaves_none_of_a_samples_bytes(project, cli, embedded):
     add_image(project, "secret")
     embedded(project)

@@ -1,4 +1,4 @@
-"""Write, grow samples, grow taps, kill, reopen, publish, verify: against a dictionary."""
+"""Write, grow samples, grow taps, kill, reopen, publish, damage, repair, gc, forget, verify: against a dictionary."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from embedpipe.spec import TapSpec
 from embedpipe.store import FeatureStore, Group, publish, verify
 from embedpipe.store.commit import INTENT, JOURNAL
+from embedpipe.upkeep.compaction import compact, erase, find_dead, journals_of
+from embedpipe.upkeep.repair import repair_group
 
-from .conftest import GAP, GRID, Grower, feature, keys_of
+from .conftest import GAP, GRID, Grower, feature, files_of, keys_of
 from .crash import Killed, killable
 
 NAMES = [f"n{i}" for i in range(40)]
@@ -90,6 +92,79 @@ class StoreMachine(RuleBasedStateMachine):
             publish(group, [tap.name for tap in wanted], self.folder / "published")
             assert verify(self.folder / "published").ok
             self.check(FeatureStore.open(self.folder / "published"))
+
+    @rule(names=samples, at=st.integers(0, 120), torn=st.booleans())
+    def collect_garbage(self, names: list[str], at: int, torn: bool) -> None:
+        """Rows of no named sample go, the others stay as they were; a kill may come anywhere in it, or not."""
+        group = self.recover()
+        living = {name for name, _ in self.held if name in names}
+        if not living:
+            return
+        with killable(self.patch) as killer:
+            killer.reset(at, torn=torn)
+            with contextlib.suppress(Killed), group.lock():
+                group.recover()
+                compact(group, find_dead(group, keys_of(names)).mask)
+        if killer.dead:
+            (group.path / "lock").unlink(missing_ok=True)
+            group = self.grower.open()
+            with group.lock():
+                group.recover()
+                assert verify(group.path).damages == []
+                compact(group, find_dead(group, keys_of(names)).mask)
+        self.held = {(name, tap) for name, tap in self.held if name in names}
+        assert not find_dead(self.grower.open(), keys_of(names)).mask.any()
+
+    @rule(name=st.sampled_from(NAMES))
+    def forget(self, name: str) -> None:
+        group = self.recover()
+        with group.lock():
+            group.recover()
+            for path in journals_of(group, {keys_of([name]).tobytes()}):
+                path.unlink()
+            row = int(FeatureStore.open(group.path).rows_of(keys_of([name]))[0])
+            if row >= 0:
+                erase(group, [row])
+        self.held = {(other, tap) for other, tap in self.held if other != name}
+        gone = [feature(name, tap).tobytes() for tap in (GAP, GRID)] + [keys_of([name]).tobytes()]
+        for path, data in files_of(group.path, ()).items():
+            assert not any(piece in data for piece in gone), path
+
+    @rule(which=st.integers(0, 1000), how=st.sampled_from(["flip", "cut", "delete"]), where=st.integers(0, 10**6))
+    def damage_and_repair(self, which: int, how: str, where: int) -> None:
+        """One file is damaged: verify names it and no other, repair loses at most the rows of its shard."""
+        group = self.recover()
+        files = [path for path in sorted(group.state.files) if "/c/" in path or path.endswith("zarr.json")]
+        if not files:
+            return
+        name = files[which % len(files)]
+        path = group.path / name
+        data = path.read_bytes()
+        path.unlink()  # the published link of it stays whole
+        if how != "delete":
+            at = where % len(data)
+            path.write_bytes(data[:at] if how == "cut" else data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+        assert [damage.path for damage in verify(group.path).damages] == [path]
+        before, rows = set(self.held), group.num_rows
+        first = [group.keys()] if "keys/" not in name else []
+        mended = repair_group(group.path, lambda path, record: [])
+        group = self.grower.open()
+        assert group.num_rows == rows and verify(group.path).damages == []
+        for keys in first:
+            np.testing.assert_array_equal(group.keys(), keys)
+        store = FeatureStore.open(group.path)
+        found = {
+            (sample, tap)
+            for sample, tap in before
+            for row in store.rows_of(keys_of([sample])).tolist()
+            if row >= 0 and row not in store.holes(tap.name)
+        }
+        if "zarr.json" in name:
+            assert found == before and name in mended.restored
+        elif name.startswith(tuple(f"{tap.name}/" for tap in (GAP, GRID))):
+            assert {tap.name for _, tap in before - found} <= {name.split("/")[0]}
+            assert sum(mended.lost.values()) == len(before - found)
+        self.held = found
 
     @invariant()
     def everything_held_reads_right(self) -> None:
