@@ -40,6 +40,7 @@ def leaderboard_table(
                     style="dim",
                 )
             )
+        parts += [Text(f"  {line}", style="dim") for line in _asides(about)]
         parts += [
             Text(f"  {note}", style="dim")
             for note in about.get("notes", ())
@@ -61,6 +62,21 @@ def _test_state(leaderboard: Sequence[Mapping[str, Any]], comparison: Mapping[st
     if any(row["test"] for row in leaderboard):
         return f"{times}."
     return f"{times}, but not for these predictions and targets: `embedpipe test` opens it for them."
+
+
+def _asides(about: Mapping[str, Any]) -> list[str]:
+    """What the choice among arms adds to the selected figure, and whether the screens would have been right."""
+    lines = []
+    metric, optimism = about["metric"], about.get("optimism") or {}
+    if optimism.get("value") is not None:
+        lines.append(
+            f"{_number(optimism['value'], metric)} without what choosing among {optimism['num_arms']} arms adds"
+        )
+    screens = (about.get("screen") or {}).get("screens") or {}
+    taus = [f"{name} {one['kendall']:.2f}" for name, one in screens.items() if one["kendall"] is not None]
+    if taus:
+        lines.append(f"screens of taps against trained heads, Kendall's tau: {', '.join(taus)}")
+    return lines
 
 
 def render(

@@ -292,3 +292,13 @@ def test_a_screen_is_shown_beside_what_trained_heads_got(results):
     assert knn["first"] == {"backbone": "net", "tap": "b.gap"}
     assert knn["regret"] == pytest.approx(val["ridge@pixels/p.gap"] - val["ridge@net/b.gap"])
     assert compared(results).comparison["tasks"]["colour"]["screen"] is None  # where nothing was screened
+
+
+def test_the_table_says_what_the_choice_adds_and_how_screens_agreed(results):
+    found = compared(results)
+    about = found.comparison["tasks"]["colour"]
+    about["screen"] = {"screens": {"knn": {"kendall": 0.5}, "logme": {"kendall": None}}}
+    text = render(found.leaderboard, found.comparison)
+    corrected = f"{100 * about['optimism']['value']:.1f}"
+    assert f"{corrected} without what choosing among 3 arms adds" in text
+    assert "Kendall's tau: knn 0.50" in text
