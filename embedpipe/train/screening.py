@@ -8,6 +8,7 @@ Neither validation nor test targets reach a screen: it is given labelled trainin
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -70,7 +71,7 @@ def screen_tap(
         Their digest, where it is known.
     """
     train = samples.train
-    rows = train[chosen_rows(len(train), seed)]
+    rows = train[chosen_rows(len(train), seed, math.prod(features.shape[1:]))]
 
     def compute(folder: Path) -> None:
         X_ND = features.gather(rows).reshape(len(rows), -1)

@@ -89,6 +89,7 @@ def test_many_rows_are_thinned_to_a_fixed_choice():
     drawn = chosen_rows(20_000, 0)
     assert len(drawn) == len(np.unique(drawn)) == screens.MOST_ROWS
     np.testing.assert_array_equal(drawn, chosen_rows(20_000, 0))
+    assert len(chosen_rows(20_000, 0, 25_000)) == 2000 and len(chosen_rows(20_000, 0, 10**9)) == 500
 
 
 def made(values, metric="balanced_accuracy"):
