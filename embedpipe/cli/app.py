@@ -138,6 +138,10 @@ def extract(
     stop_after: Annotated[
         str | None, typer.Option(help="Stop after so long (7h50m) at the end of a block, with exit code 75.")
     ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(help="i/n: compute the i-th of n parts, as one of a SLURM array; the last commits."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, as `plan`.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -145,14 +149,18 @@ def extract(
     if dry_run:
         return plan(backbones, as_json)
     workspace, params = _open()
-    from embedpipe.steps.extract import extract_features
+    from embedpipe.steps.extract import extract_features, extract_part
 
+    if task is not None and limit is not None:
+        raise ConfigError("--task, --limit: expected one of them, found both; a task takes its part whole")
     done = [
         extract_features(workspace, name, limit=limit, stop_after=stop_after)
+        if task is None
+        else extract_part(workspace, name, task, stop_after=stop_after)
         for name in _chosen(backbones, params.backbones, "backbone")
     ]
     if as_json:
-        _print_json([one.to_dict() for one in done])
+        _print_json([one.to_dict() for one in done if one is not None])
 
 
 @app.command(rich_help_panel=_STEPS)

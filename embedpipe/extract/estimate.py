@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from embedpipe.extract.pipeline import Batch, embed
+from embedpipe.extract.blocks import batches_of
+from embedpipe.extract.pipeline import embed
 from embedpipe.extract.saved import read_saved
 from embedpipe.extract.session import DISK_FACTOR, Session
 from embedpipe.progress import duration_text
@@ -136,9 +137,7 @@ def _calibrate(session: Session, plan: GrowthPlan) -> float:
     segment = plan.blocks[0].segments[0]
     size = session.batch
     rows = segment.rows[: size * CALIBRATION_BATCHES]
-    batches = [
-        Batch(rows[i : i + size], plan.wanted_of_row[rows[i : i + size]]) for i in range(0, len(rows), size)
-    ]
+    batches = list(batches_of(rows, plan.wanted_of_row[rows], size))
     times = None
     for _ in range(2):  # the first round warms caches and kernels up
         times = embed(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,14 @@ import numpy as np
 
 from embedpipe.backbones import BackboneOptions
 from embedpipe.errors import Stopped, TooManyFailed
+from embedpipe.extract.blocks import batches_of
 from embedpipe.extract.earlier import EarlierStore
 from embedpipe.extract.options import ExtractOptions, seconds_of
-from embedpipe.extract.pipeline import Batch, Embedded, StepTimes, embed
+from embedpipe.extract.pipeline import Embedded, StepTimes, embed
 from embedpipe.extract.samples import WantedSamples
 from embedpipe.extract.saved import Saved, add_saved
 from embedpipe.extract.session import Session, open_session
+from embedpipe.extract.spool import binding_of, clear_spool, spool_folder, take_over
 from embedpipe.extract.stopping import Stopping
 from embedpipe.extract.verdict import Verdict, judge, shares_text
 from embedpipe.manifest.table import Manifest
@@ -120,7 +122,7 @@ def extract_backbone(
         whole = session.plan()
         plan = whole if limit is None else session.plan(limit=limit)
         session.check_disk(plan)
-        failures = _Failures(session.wanted, extract.max_failed, name)
+        failures = Failures(session.wanted, extract.max_failed, name)
         times = StepTimes()
         after_s = None if extract.stop_after is None else seconds_of(extract.stop_after)
         if plan.blocks:
@@ -136,6 +138,7 @@ def extract_backbone(
                 "nothing is published before all are there: run again without --limit"
             )
         group = session.group
+        clear_spool(spool_folder(group.path), say)
         failed = failed_samples(session.wanted, group.taps[session.tap_names[0]].holes, plan.rows_of_wanted)
         publish(
             group,
@@ -145,7 +148,9 @@ def extract_backbone(
         )
         session.remember()
         num_samples = len(np.unique(plan.rows_of_wanted))
-        num_embedded = times.num_samples - len(failures)  # a resumed run does not count what the journal held
+        num_embedded = (
+            times.num_samples - failures.num_computed
+        )  # a resumed run does not count what the journal held
         num_reused = num_samples - plan.num_rows_to_compute
         return ExtractSummary(
             backbone=name,
@@ -161,24 +166,27 @@ def extract_backbone(
 def _run_blocks(
     session: Session,
     plan: GrowthPlan,
-    failures: _Failures,
+    failures: Failures,
     times: StepTimes,
     stopping: Stopping,
     progress: Progress,
     say: Callable[[str], None],
 ) -> None:
     total, done = plan.num_rows_to_compute, 0
-    options = session.extract
+    options, folder = session.extract, spool_folder(session.group.path)
     for block in plan.blocks:
         with session.group.writer(plan, block, batch=session.batch, sync_every_s=options.journal_s) as writer:
+            if folder.exists():
+                binding = binding_of(plan, block, session.group.block_keys(plan, block), session.batch)
+                failures.add(take_over(folder, binding, block, writer), plan, computed=False)
             for index, segment in enumerate(block.segments):
-                spooled = writer.done(index)
-                done += spooled
+                rows = segment.rows[writer.done(index) :]
+                done += len(segment.rows) - len(rows)
                 progress(done, total, "samples")
 
                 def write(embedded: Embedded) -> None:
                     nonlocal done
-                    failures.add(embedded, plan)
+                    failures.add(embedded.failures, plan)
                     batch, ok = embedded.batch, embedded.ok
                     names = session.wanted.names[batch.samples[ok]]
                     writer.append(batch.rows[ok], embedded.values, embedded.failures, names=names)
@@ -186,7 +194,7 @@ def _run_blocks(
                     progress(done, total, "samples", shares_text(times))
 
                 embed(
-                    _batches(segment.rows[spooled:], plan, session.batch),
+                    batches_of(rows, plan.wanted_of_row[rows], session.batch),
                     session.read,
                     session.engine(segment.taps),
                     write,
@@ -204,24 +212,17 @@ def _run_blocks(
             raise stopping.error(session.name, done, total)
 
 
-def _batches(rows: np.ndarray, plan: GrowthPlan, batch: int) -> Iterator[Batch]:
-    for start in range(0, len(rows), batch):
-        some = rows[start : start + batch]
-        yield Batch(some, plan.wanted_of_row[some])
-
-
-class _Failures:
+class Failures:
     """Counts samples that could not be decoded, and stops the run before it wastes a night."""
 
     def __init__(self, wanted: WantedSamples, max_failed: float, backbone: str) -> None:
         self._wanted, self._max_failed, self._backbone = wanted, max_failed, backbone
         self._reasons: dict[str, str] = {}
+        self.num_computed = 0  # of them, those that this run tried itself
 
-    def __len__(self) -> int:
-        return len(self._reasons)
-
-    def add(self, embedded: Embedded, plan: GrowthPlan) -> None:
-        for row, reason in embedded.failures.items():
+    def add(self, failed: Mapping[int, str], plan: GrowthPlan, *, computed: bool = True) -> None:
+        self.num_computed += len(failed) if computed else 0
+        for row, reason in failed.items():
             self._reasons[str(self._wanted.names[plan.wanted_of_row[row]])] = reason
         if len(self._reasons) > self._max_failed * len(self._wanted):
             some = "; ".join(f"{name}: {reason}" for name, reason in list(self._reasons.items())[:3])

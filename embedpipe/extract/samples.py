@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -35,10 +34,6 @@ class WantedSamples:
 
     def __len__(self) -> int:
         return len(self.names)
-
-    def read(self, index: int) -> Any:
-        """Decode one sample; raises `UnreadableSample`."""
-        return self.sources[self.source_index[index]].read(str(self.locators[index]))
 
 
 def gather(datasets: Sequence[tuple[Manifest, Source]], backbone: str, modality: str) -> WantedSamples:

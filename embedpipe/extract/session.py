@@ -19,9 +19,10 @@ import torch
 from embedpipe.backbones import BackboneOptions, load_backbone
 from embedpipe.backbones.backbone import Backbone
 from embedpipe.errors import DiskFullError, ProbeMismatch, StoreLocked
+from embedpipe.extract.computer import Computer
 from embedpipe.extract.device import as_precision, resolve_device
 from embedpipe.extract.earlier import EarlierStore
-from embedpipe.extract.engine import Engine, open_engine
+from embedpipe.extract.engine import Engine
 from embedpipe.extract.options import ExtractOptions
 from embedpipe.extract.probe import check_probe
 from embedpipe.extract.resolve import Features, resolve, resolve_batch
@@ -45,44 +46,40 @@ class Session:
     name: str
     options: BackboneOptions
     extract: ExtractOptions
-    backbone: Backbone
-    device: torch.device
     spec: BackboneSpec
     tap_specs: list[TapSpec]
     wanted: WantedSamples
     group: Group
-    batch: int
+    computer: Computer
     precision_errors: Mapping[str, float]
     notes: list[str] = field(default_factory=list)
-    _engines: dict[tuple[str, ...], Engine] = field(default_factory=dict, repr=False)
 
     @property
     def tap_names(self) -> list[str]:
         return [tap.name for tap in self.tap_specs]
 
     @property
-    def dtype(self) -> str:
-        return self.extract.dtype
+    def backbone(self) -> Backbone:
+        return self.computer.backbone
+
+    @property
+    def batch(self) -> int:
+        """Samples a forward pass."""
+        return self.computer.batch
 
     def read(self, index: int) -> torch.Tensor:
         """Decode and resample one wanted sample; uint8 (C, H, W)."""
-        return self.backbone.pixels(self.wanted.read(index))
+        wanted = self.wanted
+        return self.computer.read(int(wanted.source_index[index]), str(wanted.locators[index]))
 
     def engine(self, taps: Sequence[str]) -> Engine:
         """The device with the backbone down to the deepest of `taps`, and their reductions."""
-        names = tuple(taps)
-        if names not in self._engines:
-            specs = [tap for tap in self.tap_specs if tap.name in names]
-            precision = as_precision(self.spec.precision)
-            forward = self.backbone.forward(specs, self.device, precision, compiled=self.extract.compile)
-            self._engines[names] = open_engine(forward, self.batch, self.backbone.input_shape, self.device)
-        return self._engines[names]
+        return self.computer.engine(taps)
 
     def memory_notes(self) -> list[str]:
         """Where the device could not hold whole batches, in a sentence."""
-        size = min((engine.micro.size for engine in self._engines.values()), default=self.batch)
-        halved = any(engine.micro.num_halved for engine in self._engines.values())
-        if not halved:
+        size = self.computer.smallest_pass()
+        if size is None:
             return []
         return [
             f"{self.name}: the device's memory ran out with batches of {self.batch}; they went through in passes "
@@ -206,10 +203,21 @@ def open_session(
         batch, found_notes = resolve_batch(
             extract.batch, spec, device, backbone.input_shape, forward, stores_dir
         )
+        computer = Computer(
+            backbone, device, spec.precision, tap_specs, batch, extract.compile, wanted.sources
+        )
         yield Session(
-            name, options, extract, backbone, device, spec, tap_specs, wanted, group, batch,
-            resolved.errors, notes + found_notes,
-        )  # fmt: skip
+            name,
+            options,
+            extract,
+            spec,
+            tap_specs,
+            wanted,
+            group,
+            computer,
+            resolved.errors,
+            notes + found_notes,
+        )
 
 
 @contextlib.contextmanager

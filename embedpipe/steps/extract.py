@@ -9,6 +9,7 @@ from typing import Any
 
 from embedpipe.backbones import BackboneOptions
 from embedpipe.backbones.listing import list_nodes
+from embedpipe.extract.array import extract_task, parse_task
 from embedpipe.extract.earlier import EarlierStore, FolderStore
 from embedpipe.extract.estimate import Estimate, estimate
 from embedpipe.extract.options import ExtractOptions
@@ -35,27 +36,48 @@ def extract_features(
     stop_after
         As `extract.stop_after`, in its place.
     """
+    with progress_bar(f"embedding with {backbone}") as progress:
+        job = _job(workspace, backbone, stop_after)
+        summary = extract_backbone(**job, limit=limit, progress=progress, say=say)
+    say(summary.sentence(), event="extracted", **summary.to_dict())
+    return summary
+
+
+def extract_part(
+    workspace: Workspace, backbone: str, task: str, *, stop_after: str | None = None
+) -> ExtractSummary | None:
+    """Spool the i-th of n parts, ``i/n``; whoever comes last commits and publishes.
+
+    Returns
+    -------
+    ExtractSummary or None
+        None where parts of other tasks are still to come.
+    """
+    part = parse_task(task)
+    with progress_bar(f"embedding with {backbone}, task {part}") as progress:
+        summary = extract_task(part, **_job(workspace, backbone, stop_after), progress=progress, say=say)
+    if summary is not None:
+        say(summary.sentence(), event="extracted", **summary.to_dict())
+    return summary
+
+
+def _job(workspace: Workspace, backbone: str, stop_after: str | None) -> dict[str, Any]:
+    """What extraction is called with."""
     sections = Sections(workspace)
     options = sections.whole("extract", ExtractOptions)
     if stop_after is not None:
         options = validate(ExtractOptions, {**options.model_dump(), "stop_after": stop_after}, "--stop-after")
-    with progress_bar(f"embedding with {backbone}") as progress:
-        summary = extract_backbone(
-            backbone,
-            sections.one("backbones", backbone, BackboneOptions),
-            options,
-            _target_datasets(workspace, sections),
-            root=workspace.root,
-            source_dir=workspace.source_dir,
-            stores_dir=workspace.stores_dir,
-            destination=workspace.features(backbone),
-            earlier=_earlier(workspace, backbone),
-            limit=limit,
-            progress=progress,
-            say=say,
-        )
-    say(summary.sentence(), event="extracted", **summary.to_dict())
-    return summary
+    return {
+        "name": backbone,
+        "options": sections.one("backbones", backbone, BackboneOptions),
+        "extract": options,
+        "datasets": _target_datasets(workspace, sections),
+        "root": workspace.root,
+        "source_dir": workspace.source_dir,
+        "stores_dir": workspace.stores_dir,
+        "destination": workspace.features(backbone),
+        "earlier": _earlier(workspace, backbone),
+    }
 
 
 def plan_features(workspace: Workspace, backbone: str) -> Estimate:

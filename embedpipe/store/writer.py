@@ -253,10 +253,10 @@ class BlockWriter:
     def _open_journal(self) -> Journal:
         keys = self._group.block_keys(self._plan, self.block)
         taps = {name: [tap.spec.dtype, *tap.row_shape] for name, tap in self._taps.items()}
-        plan_digest = _plan_digest(self.block, keys, taps, self._batch)
-        binding = Binding(plan_digest, self.block.start, self.block.stop, self._batch, taps)
+        digest = plan_digest(self.block, keys, taps, self._batch)
+        binding = Binding(digest, self.block.start, self.block.stop, self._batch, taps)
         folder = self._group.path / JOURNAL
-        path = folder / f"block-{plan_digest}{SUFFIX}"
+        path = folder / f"block-{digest}{SUFFIX}"
         journal = Journal.resume(path, binding, **self._options)
         others = [other for other in sorted(folder.glob(f"*{SUFFIX}")) if other != path]
         if journal is None:
@@ -306,7 +306,8 @@ class BlockWriter:
         )
 
 
-def _plan_digest(block: Block, keys: npt.NDArray[np.uint8], taps: dict[str, list[Any]], batch: int) -> str:
+def plan_digest(block: Block, keys: npt.NDArray[np.uint8], taps: dict[str, list[Any]], batch: int) -> str:
+    """32 hex digits of what a block is to hold and of its batch grid: equal where spooled rows are its own."""
     out = hashlib.blake2b(digest_size=16)
     out.update(canonical_json([block.start, block.stop, taps, batch]).encode())
     out.update(np.ascontiguousarray(keys).tobytes())

@@ -1,0 +1,61 @@
+"""Everything that turns a locator into features, once it is decided: backbone, device, precision, batch, sources.
+
+One is opened for each run; knows nothing of stores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from embedpipe.backbones.backbone import Backbone
+from embedpipe.extract.device import as_precision
+from embedpipe.extract.engine import Engine, open_engine
+from embedpipe.sources.base import Source
+from embedpipe.spec import TapSpec
+
+
+@dataclass
+class Computer:
+    """A backbone on its device, and the sources that it reads.
+
+    Attributes
+    ----------
+    precision : str
+        Resolved.
+    batch : int
+        Samples a forward pass.
+    """
+
+    backbone: Backbone
+    device: torch.device
+    precision: str
+    tap_specs: Sequence[TapSpec]
+    batch: int
+    compiled: bool
+    sources: Sequence[Source]
+    _engines: dict[tuple[str, ...], Engine] = field(default_factory=dict, repr=False)
+
+    def read(self, source: int, locator: str) -> torch.Tensor:
+        """Decode and resample one sample; uint8 (C, H, W). Raises `UnreadableSample`."""
+        image = self.sources[source].read(locator)
+        assert not isinstance(image, str)
+        return self.backbone.pixels(image)
+
+    def engine(self, taps: Sequence[str]) -> Engine:
+        """The device with the backbone down to the deepest of `taps`, and their reductions."""
+        names = tuple(taps)
+        if names not in self._engines:
+            specs = [tap for tap in self.tap_specs if tap.name in names]
+            forward = self.backbone.forward(
+                specs, self.device, as_precision(self.precision), compiled=self.compiled
+            )
+            self._engines[names] = open_engine(forward, self.batch, self.backbone.input_shape, self.device)
+        return self._engines[names]
+
+    def smallest_pass(self) -> int | None:
+        """Samples of the smallest pass that missing memory has forced; None where whole batches fit."""
+        halved = [engine.micro.size for engine in self._engines.values() if engine.micro.num_halved]
+        return min(halved, default=None)
