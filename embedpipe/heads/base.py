@@ -19,6 +19,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from embedpipe.errors import ConfigError, DataError, EmbedpipeError, NotFitted, ShapeError
 from embedpipe.heads.rows import MEMORY_NBYTES, ArrayRows, CheckedRows, Rows, in_memory
+from embedpipe.heads.stored import KeptRows
 from embedpipe.heads.training import Training
 
 # N rows, D features, K classes
@@ -152,7 +153,7 @@ class Head(BaseEstimator):  # type: ignore[misc]
                 if len(target) != shape[0]:
                     raise DataError(f"{name}: expected targets of {shape[0]} rows, found {len(target)}")
                 self.n_features_in_ = shape[1]
-                return CheckedRows(rows, name), target
+                return _checked(rows, name), target
             X_ND, target = validate_data(
                 self,
                 X,
@@ -193,7 +194,7 @@ class Head(BaseEstimator):  # type: ignore[misc]
 
     def _validation_rows(self, X: Any) -> Rows:
         if isinstance(X, Rows) and not isinstance(X, ArrayRows):
-            return CheckedRows(X, type(self).__name__)
+            return _checked(X, type(self).__name__)
         return ArrayRows(self._check_rows(X.X if isinstance(X, ArrayRows) else X))
 
     def state(self) -> HeadState:
@@ -329,9 +330,20 @@ def grouped(heads: Iterable[Any], *names: str) -> list[list[Any]]:
     groups: dict[tuple[Any, ...], list[Any]] = {}
     for head in heads:
         values = (getattr(head, name) for name in names)
-        key = tuple(tuple(value.items()) if isinstance(value, Mapping) else value for value in values)
+        key = tuple(_hashable(value) for value in values)
         groups.setdefault(key, []).append(head)
     return list(groups.values())
+
+
+def _hashable(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return tuple(value.items())
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _checked(rows: Rows, who: str) -> Rows:
+    """Rows whose values are checked as they are read; kept moments are of rows that were."""
+    return rows if isinstance(rows, KeptRows) else CheckedRows(rows, who)
 
 
 def _refuse_maps(X: Any, name: str) -> None:

@@ -19,9 +19,9 @@ from typing import Any, TypeVar
 import numpy as np
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from embedpipe.heads.gram import Gram
 from embedpipe.heads.linear import Scaling
 from embedpipe.heads.rows import ArrayRows, Rows, array_of
+from embedpipe.heads.stored import moments_of
 
 Result = TypeVar("Result")
 
@@ -183,9 +183,6 @@ def _moments(rows: Rows, standardise: bool, weight: np.ndarray | None) -> tuple[
     num_rows, num_features = rows.shape
     if num_features > min(MOST_ROTATED, num_rows):
         return Scaling.of_rows(rows, standardise=standardise, weight=weight), None
-    gram = Gram()
-    for part, block in rows.blocks():
-        gram.add(block, {}, weight=None if weight is None else weight[part])
-    normal = gram.normal(None)
+    normal = moments_of(rows, {}, weight=weight).normal()
     scale_D = normal.scale_D(standardise=standardise)
     return Scaling(normal.mean, scale_D), normal.gram / scale_D[:, None] / scale_D

@@ -151,6 +151,7 @@ class Gram:
         *,
         folds: np.ndarray | None = None,
         weight: np.ndarray | None = None,
+        sign: float = 1.0,
     ) -> None:
         """Add a block of rows.
 
@@ -164,6 +165,8 @@ class Gram:
             Part of each row, from 0; all in part 0 by default.
         weight
             Weight of each row; as if the row stood there that many times.
+        sign
+            -1 takes the rows out again.
 
         Raises
         ------
@@ -180,9 +183,59 @@ class Gram:
         for fold, place in self._pieces(len(X_ND), folds):
             rows_ND = X_ND[place].astype(np.float64) - self._shift_D
             weight_N = None if weight is None else weight[place].astype(np.float64)
-            self._moments.add(fold, rows_ND, weight_N)
+            self._moments.add(fold, rows_ND, weight_N, sign)
             for name, Y_NK in targets.items():
-                self._targets[name].add(fold, rows_ND, Y_NK[place], weight_N)
+                self._targets[name].add(fold, rows_ND, Y_NK[place], weight_N, sign)
+
+    def learn(
+        self,
+        name: str,
+        X_ND: np.ndarray,
+        Y_NK: np.ndarray,
+        *,
+        folds: np.ndarray | None = None,
+        sign: float = 1.0,
+    ) -> None:
+        """Add the targets of one more task for rows that were added; the features' own moments stay."""
+        assert self._shift_D is not None
+        if name not in self._targets:
+            self._begin_task(name, Y_NK)
+        for fold, place in self._pieces(len(X_ND), folds):
+            rows_ND = X_ND[place].astype(np.float64) - self._shift_D
+            self._targets[name].add(fold, rows_ND, Y_NK[place], None, sign)
+
+    def state(self, name: str | None = None) -> dict[str, np.ndarray]:
+        """Sums of the features, or of the whole targets of a task: what `of_state` and `take_state` take back."""
+        assert self._shift_D is not None and self._moments is not None
+        if name is None:
+            moments = self._moments
+            return {
+                "shift": self._shift_D,
+                "weight": moments.weight_F,
+                "sum": moments.sum_FD,
+                "gram": moments.gram_FDD,
+            }
+        found = self._target(name)
+        assert found.missing is None, name
+        sums = {"cross": found.cross_FDK, "sum": found.sum_FK, "square": found.square_FK}
+        return {"shift": found.shift_K, **sums}
+
+    @classmethod
+    def of_state(cls, state: Mapping[str, np.ndarray]) -> Gram:
+        """Moments of the features that `state` gave."""
+        gram = cls(len(state["weight"]))
+        gram._shift_D = state["shift"]
+        gram._moments = _Moments(gram.num_folds, len(gram._shift_D))
+        gram._moments.weight_F, gram._moments.sum_FD = state["weight"], state["sum"]
+        gram._moments.gram_FDD = state["gram"]
+        return gram
+
+    def take_state(self, name: str, state: Mapping[str, np.ndarray]) -> None:
+        """Targets of a task that `state` gave."""
+        assert self._shift_D is not None
+        found = _Targets(state["shift"], self.num_folds, len(self._shift_D))
+        found.cross_FDK, found.sum_FK, found.square_FK = state["cross"], state["sum"], state["square"]
+        self._targets[name] = found
 
     def relabel(
         self,
@@ -266,9 +319,13 @@ class Gram:
         num_features = X_ND.shape[1]
         self._moments = _Moments(self.num_folds, num_features)
         for name, Y_NK in targets.items():
-            labelled = ~np.isnan(Y_NK).any(axis=1)
-            shift_K = Y_NK[labelled].mean(axis=0) if labelled.any() else np.zeros(Y_NK.shape[1])
-            self._targets[name] = _Targets(shift_K, self.num_folds, num_features)
+            self._begin_task(name, Y_NK)
+
+    def _begin_task(self, name: str, Y_NK: np.ndarray) -> None:
+        assert self._shift_D is not None
+        labelled = ~np.isnan(Y_NK).any(axis=1)
+        shift_K = Y_NK[labelled].mean(axis=0) if labelled.any() else np.zeros(Y_NK.shape[1])
+        self._targets[name] = _Targets(shift_K, self.num_folds, len(self._shift_D))
 
     def _check(self, X_ND: np.ndarray, targets: Mapping[str, np.ndarray]) -> None:
         assert self._shift_D is not None

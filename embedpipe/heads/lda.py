@@ -11,8 +11,9 @@ from typing import Self
 import numpy as np
 
 from embedpipe.heads.base import WeightedHead, grouped
-from embedpipe.heads.gram import Gram, Normal
+from embedpipe.heads.gram import Normal
 from embedpipe.heads.linear import LinearClassifierHead, Scaling
+from embedpipe.heads.stored import moments_of
 from embedpipe.heads.training import Training
 
 # N rows, D features, K classes
@@ -86,11 +87,7 @@ class LdaHead(WeightedHead, LinearClassifierHead):
 
     @classmethod
     def _fit_many(cls, heads: Sequence[Self], training: Training) -> None:
-        gram = Gram()
-        for part, block in training.rows.blocks():
-            weight = None if training.weight is None else training.weight[part]
-            gram.add(block, {ALL: training.onehot[part]}, weight=weight)
-        normal = gram.normal(ALL)
+        normal = moments_of(training.rows, {ALL: training.onehot}, weight=training.weight).normal(ALL)
         for group in grouped(heads, "standardise"):
             found = Discriminants(normal, standardise=group[0].standardise)
             for head in group:

@@ -19,13 +19,12 @@ from typing import Protocol
 import numpy as np
 from scipy.linalg import lapack, solve_banded
 
-from embedpipe.heads.gram import Gram, Normal
+from embedpipe.heads.gram import Normal
 from embedpipe.heads.linear import Scaling
 from embedpipe.heads.rows import Rows, as_rows
-from embedpipe.heads.training import OneHot
+from embedpipe.heads.stored import Targets, moments_of
 
 ALL = "targets"
-Targets = np.ndarray | OneHot
 PIECE = 4096
 
 
@@ -310,9 +309,7 @@ def ridge_path(
     rows = as_rows(X_ND)
     if rows.shape[0] < rows.shape[1]:
         return DualPath.of(rows, targets, standardise=standardise, weight=weight)
-    gram = Gram()
-    for part, block in rows.blocks():
-        gram.add(block, {ALL: targets[part]}, weight=None if weight is None else weight[part])
+    gram = moments_of(rows, {ALL: targets}, weight=weight)
     return PrimalPath.of(gram.normal(ALL), standardise=standardise)
 
 
@@ -340,10 +337,7 @@ def fold_scores(
     sizes_F = np.bincount(folds, minlength=num_folds)
     gram = None
     if (rows.shape[0] - sizes_F).min() >= num_features:
-        gram = Gram(num_folds)
-        for part, block in rows.blocks():
-            weight_n = None if weight is None else weight[part]
-            gram.add(block, {ALL: targets[part]}, folds=folds[part], weight=weight_n)
+        gram = moments_of(rows, {ALL: targets}, folds=folds, num_folds=num_folds, weight=weight)
     for fold in range(num_folds):
         held = np.flatnonzero(folds == fold)
         path: RidgePath
