@@ -66,7 +66,12 @@ def layer_curve(evidence: Evidence) -> list[dict[str, Any]]:
     """
     points = []
     for k_shot in [*evidence.numeric_k_shot(), ALL]:
-        rows = [row for row in evidence.rows(k_shot) if row["role"] != "none" and row["tap"] != PER_DRAW]
+        # an arm on several taps has no depth
+        rows = [
+            row
+            for row in evidence.rows(k_shot)
+            if row["role"] != "none" and row["tap"] != PER_DRAW and "parts" not in row
+        ]
         for backbone, tap in dict.fromkeys((row["backbone"], row["tap"]) for row in rows):
             here = [row for row in rows if (row["backbone"], row["tap"]) == (backbone, tap)]
             row = max(here, key=lambda one: _standing(evidence, one))

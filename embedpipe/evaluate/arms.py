@@ -5,6 +5,8 @@ An arm is any way of getting predictions. Its id says where it comes from: ``log
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Literal
 
@@ -37,6 +39,26 @@ def arm_id(head: str, backbone: str, tap: str) -> str:
                 f"params.yaml: {kind}.{name}: a name cannot be empty or hold '@' or '/'; rename it"
             )
     return f"{head}@{backbone}/{tap}"
+
+
+def joined_name(places: Sequence[str], taps: Sequence[str]) -> str:
+    """Name of several taps side by side: ``block3.gap+block4.gap``.
+
+    More than three are named by the first, the last and their number. Where that, with the names of the
+    backbones, would not tell two joins apart, a digest follows: ``blocks.0.cls..blocks.11.cls(12)~3fa9c1``.
+
+    Parameters
+    ----------
+    places
+        ``backbone/tap`` of each.
+    taps
+        Name of each tap.
+    """
+    backbones = {place.partition("/")[0] for place in places}
+    name = "+".join(taps) if len(taps) <= 3 else f"{taps[0]}..{taps[-1]}({len(taps)})"
+    if len(taps) <= 3 and len(backbones) in (1, len(taps)):
+        return name
+    return f"{name}~{hashlib.blake2b(' '.join(places).encode(), digest_size=3).hexdigest()}"
 
 
 def arm_dir(arm: str) -> PurePosixPath:

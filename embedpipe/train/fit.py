@@ -47,7 +47,8 @@ class FullFit:
     Attributes
     ----------
     candidates : list of dict
-        `params`, `val` metrics and `converged` of each, in the order of the grid.
+        `params`, `val` metrics and `converged` of each, in the order of the grid; `failure` where the fit
+        cannot be used, and `layers` where it weighs taps.
     best : int or None
         The one that is best on validation; None where none has a finite score.
     scores : float32 [P, K]
@@ -84,9 +85,10 @@ def fit_full(folder: Path, unit: Unit, rows: Rows, samples: TaskSamples, how: Ho
     heads = _fit(unit, unit.candidates, rows.take(train), samples.truth[train], samples, how, rows_val, y_val)
     candidates: list[dict[str, Any]] = []
     outputs = _outputs(heads, rows_val, samples)
+    outputs[[head.failure_ is not None for head in heads]] = np.nan  # which no selection takes
     for params, head, found in zip(unit.candidates, heads, outputs, strict=True):
         metrics = point_metrics(samples.kind, y_val, found)
-        candidates.append({"params": params, "val": _finite(metrics), "converged": bool(head.converged_)})
+        candidates.append({"params": params, "val": _finite(metrics), **_said_by(head)})
     best = best_of([candidate["val"] for candidate in candidates], metric_of(samples.kind, how.by))
     if best is None:
         scores_PK = np.zeros((0, _width(samples)), np.float32)
@@ -121,7 +123,7 @@ def fit_few(
             {
                 "params": params,
                 "inner": inner[best] if inner and best is not None else None,
-                "converged": bool(heads[-1].converged_),
+                **_said_by(heads[-1]),
             }
         )
     _keep(folder, {"draws": about}, _outputs(heads, rows.take(samples.predicted), samples))
@@ -231,6 +233,7 @@ def _inner_metrics(
         kept = np.setdiff1d(np.arange(len(labelled)), held)
         heads = _fit(unit, unit.few_shot, rows.take(labelled[kept]), codes[kept], samples, how)
         pooled[:, held] = _outputs(heads, rows.take(labelled[held]), samples)
+        pooled[[head.failure_ is not None for head in heads]] = np.nan
     return [_finite(point_metrics(samples.kind, codes, scores)) for scores in pooled]
 
 
@@ -249,7 +252,7 @@ def _fit(
         return list(
             registry.fit_grid(
                 unit.family,
-                list(candidates),
+                [{**one, **unit.fixed} for one in candidates],
                 rows if maps else flat(rows),
                 y,
                 kind=samples.kind,
@@ -284,6 +287,17 @@ def _outputs_of_block(head: Any, X_ND: Float, samples: TaskSamples) -> Float:
             f"task {samples.task!r}: a head learnt {len(head.classes_)} of {len(samples.classes)} classes"
         )
     return np.asarray(head.predict_proba(X_ND), np.float32)
+
+
+def _said_by(head: Any) -> dict[str, Any]:
+    """What a fitted head says of itself."""
+    said: dict[str, Any] = {"converged": bool(head.converged_)}
+    if head.failure_ is not None:
+        said["failure"] = head.failure_
+    weights = getattr(head, "layer_weights_", None)
+    if weights is not None:
+        said["layers"] = [round(float(weight), 6) for weight in weights]
+    return said
 
 
 def _width(samples: TaskSamples) -> int:

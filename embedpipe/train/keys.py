@@ -27,6 +27,7 @@ def code_of_training() -> str:
             "embedpipe.heads",
             "embedpipe.training",
             "embedpipe.train.fit",
+            "embedpipe.train.reading",
             "embedpipe.evaluate.metrics",
             "embedpipe.manifest.kshot",
         ],
@@ -82,7 +83,8 @@ class Keys:
         return {**self._common, "features": features, "fit": "screen", "groups": self._groups}
 
     def _of(self, unit: Unit, features: str, **more: Any) -> dict[str, Any]:
-        return {**self._common, "features": features, "family": unit.family, **more}
+        seen = {"fixed": unit.fixed, "row_shape": list(unit.row_shape or ())}
+        return {**self._common, "features": features, "family": unit.family, **seen, **more}
 
 
 def _digest(array: npt.NDArray[Any]) -> str:

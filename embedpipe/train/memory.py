@@ -51,6 +51,11 @@ def rows_of(store: PublishedFeatures, tap: str, keys: npt.NDArray[np.uint8], lim
     keys : uint8 [n, 16]
     """
     rows = store.rows(tap, keys, cut=cut, mapped_nbytes=max(limit_nbytes // 4, LEAST_MAPPED_NBYTES))
+    return within(rows, limit_nbytes)
+
+
+def within(rows: Rows, limit_nbytes: int) -> Rows:
+    """The rows, read at once where they fit `limit_nbytes`."""
     return ArrayRows(array_of(rows)) if nbytes_of(rows) <= limit_nbytes else rows
 
 

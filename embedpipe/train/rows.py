@@ -48,13 +48,13 @@ def add_full(written: Written, results: Results) -> None:
     for arm, fitted in results.full.items():
         row = {**_place_of(results.units[arm]), "candidates": fitted.candidates}
         if fitted.best is None:
-            note = "no candidate has a finite score on validation"
+            note = _failures(fitted.candidates) or "no candidate has a finite score on validation"
             written.notes.append(f"{arm}: {note}; it makes no predictions")
             written.add({**row, "params": {}, "note": note}, None)
             continue
         best = fitted.candidates[fitted.best]
-        strays = None if best["converged"] else "not converged"
-        written.add({**row, "params": best["params"], "note": strays}, fitted.scores[None])
+        said = _note_of(results.units[arm], fitted.candidates, best)
+        written.add({**row, "params": best["params"], "note": said}, fitted.scores[None])
 
 
 def add_few(written: Written, results: Results, metric: str) -> None:
@@ -133,6 +133,28 @@ def _unchosen(draws: Sequence[Mapping[str, Any]], k_shot: int) -> str | None:
     return f"deepest tap in {num} of {len(draws)} draws: a class has labels of one group alone there"
 
 
+def _note_of(unit: Unit, candidates: Sequence[Mapping[str, Any]], best: Mapping[str, Any]) -> str | None:
+    """What a reader should know of an arm beside its score."""
+    notes = [] if best["converged"] else ["not converged"]
+    failures = _failures(candidates)
+    notes += [failures] if failures else []
+    if unit.is_joined and "layers" in best:
+        weighed = sorted(zip(best["layers"], unit.parts, strict=True), key=lambda one: -one[0])
+        notes.append(
+            "taps by weight: "
+            + ", ".join(f"{part.tap.name} {weight:.2f}" for weight, part in weighed[:3] if weight > 0)
+        )
+        left_out = sum(weight == 0 for weight in best["layers"])
+        notes += [f"{left_out} of {len(unit.parts)} left out"] if left_out else []
+    return "; ".join(notes) or None
+
+
+def _failures(candidates: Sequence[Mapping[str, Any]]) -> str | None:
+    """How many candidates failed, and how the first of them did."""
+    failed = [candidate["failure"] for candidate in candidates if "failure" in candidate]
+    return f"{len(failed)} of {len(candidates)} candidates failed: {failed[0]}" if failed else None
+
+
 def _place_of(unit: Unit) -> dict[str, Any]:
     return {
         "arm": unit.arm,
@@ -143,7 +165,8 @@ def _place_of(unit: Unit) -> dict[str, Any]:
         "tap": unit.tap.name,
         "node": unit.tap.node,
         "reduction": unit.tap.reduction,
-        "depth": unit.tap.depth,
+        "depth": None if unit.is_joined else unit.tap.depth,
+        **({"parts": [part.to_dict() for part in unit.parts]} if unit.is_joined else {}),
     }
 
 

@@ -36,8 +36,8 @@ from embedpipe.train import fit
 from embedpipe.train.cost import cost_row
 from embedpipe.train.keys import Keys, code_of_training
 from embedpipe.train.memo import Memo
-from embedpipe.train.memory import rows_of
-from embedpipe.train.plan import Unit, plan_units
+from embedpipe.train.plan import Part, Unit, plan_units
+from embedpipe.train.reading import read_parts, seen_by
 from embedpipe.train.rows import Results, Written, add_baseline, add_few, add_full, best_unit
 from embedpipe.train.samples import Index, TaskSamples, task_samples
 from embedpipe.train.screening import place_of, screen_memo, screen_tap
@@ -134,7 +134,7 @@ def train_task(
         task_heads=task_heads,
         task_backbones=task_backbones,
     )
-    used = {unit.backbone: stores[unit.backbone] for unit in units}
+    used = {part.backbone: stores[part.backbone] for unit in units for part in unit.parts}
     samples = task_samples(
         manifest, targets, {name: store.present(manifest.keys) for name, store in used.items()}
     )
@@ -260,10 +260,13 @@ class _Run:
         few = {unit.arm for unit in k_shot_units}
         total = len(units) + len(draws) * len(few)
         done = 0
-        for (backbone, tap), group in groupby(units, key=lambda unit: (unit.backbone, unit.tap.name)):
-            rows = self._rows(backbone, tap)
+        screened: set[Part] = set()
+        for parts, group in groupby(units, key=lambda unit: unit.parts):
+            rows = self._rows(parts)
             of_features = self.keys.features(rows)
-            self._screen(backbone, tap, rows, of_features)
+            if len(parts) == 1 and parts[0] not in screened:
+                self._screen(parts[0], rows, of_features)
+                screened.add(parts[0])
             with _threads_for(rows):
                 for unit in group:
                     results.full[unit.arm] = self._full(unit, rows, of_features)
@@ -286,12 +289,18 @@ class _Run:
                 return
             unit, fitted = results.units[best], results.full[best]
             params = fitted.candidates[fitted.best or 0]["params"]
-            rows = self._rows(unit.backbone, unit.tap.name)
+            rows = self._rows(unit.parts)
             with _threads_for(rows):
                 entry = self.memo.unit(
                     self.keys.shuffled(unit, self.keys.features(rows), params, num_shuffles),
                     lambda folder: fit.fit_shuffled(
-                        folder, unit, params, rows, self.samples, self.how, num_shuffles=num_shuffles
+                        folder,
+                        unit,
+                        params,
+                        seen_by(unit, rows),
+                        self.samples,
+                        self.how,
+                        num_shuffles=num_shuffles,
                     ),
                 )
             note = f"{best} on shuffled training labels"
@@ -300,7 +309,7 @@ class _Run:
     def _full(self, unit: Unit, rows: Rows, of_features: str) -> fit.FullFit:
         entry = self.memo.unit(
             self.keys.full(unit, of_features),
-            lambda folder: fit.fit_full(folder, unit, rows, self.samples, self.how),
+            lambda folder: fit.fit_full(folder, unit, seen_by(unit, rows), self.samples, self.how),
         )
         fitted = fit.load_full(entry)
         self._note_cost(unit, ALL, entry, None if fitted.best is None else fitted.head_dir)
@@ -309,14 +318,13 @@ class _Run:
     def _few(self, unit: Unit, rows: Rows, of_features: str, k: int, draws: list[Index]) -> fit.FewFit:
         entry = self.memo.unit(
             self.keys.few(unit, of_features, k, len(draws)),
-            lambda folder: fit.fit_few(folder, unit, rows, self.samples, draws, self.how),
+            lambda folder: fit.fit_few(folder, unit, seen_by(unit, rows), self.samples, draws, self.how),
         )
         self._note_cost(unit, k, entry)
         return fit.load_few(entry)
 
-    def _screen(self, backbone: str, tap: str, rows: Rows, of_features: str) -> None:
+    def _screen(self, part: Part, rows: Rows, of_features: str) -> None:
         """What training samples say of the tap, before any head is trained on it."""
-        card = self.stores[backbone].card
         found = screen_tap(
             self.screen_memo,
             self.keys,
@@ -326,16 +334,16 @@ class _Run:
             seed=self.how.seed,
             of_features=of_features,
         )
-        self.screens.append({**place_of(backbone, card.role, card.taps[tap]), **found})
+        self.screens.append({**place_of(part.backbone, part.role, part.tap), **found})
 
     def _note_cost(self, unit: Unit, k_shot: int, entry: Path, head_dir: Path | None = None) -> None:
-        row_nbytes = self.stores[unit.backbone].row_nbytes(unit.tap.name)
+        row_nbytes = sum(self.stores[part.backbone].row_nbytes(part.tap.name) for part in unit.parts)
         num_rows = len(self.samples.sample_ids)
         self.costs.append(cost_row(unit.arm, k_shot, entry, row_nbytes, num_rows, head_dir))
 
-    def _rows(self, backbone: str, tap: str) -> Rows:
+    def _rows(self, parts: tuple[Part, ...]) -> Rows:
         """Features of the task's samples, shared by all heads."""
-        return rows_of(self.stores[backbone], tap, self.samples.keys, self.how.memory_nbytes)
+        return read_parts(self.stores, parts, self.samples.keys, self.how.memory_nbytes)
 
 
 def _threads_for(rows: Rows) -> AbstractContextManager[object]:
@@ -365,6 +373,7 @@ def _write_heads(results: Results, samples: TaskSamples, heads_dir: Path) -> Non
             "params": fitted.candidates[fitted.best]["params"],
             "backbone": unit.backbone,
             "tap": unit.tap.name,
+            **({"parts": [part.to_dict() for part in unit.parts]} if unit.is_joined else {}),
             "num_train": int(samples.num["train"]),
         }
         write_json(folder / "arm.json", card)
