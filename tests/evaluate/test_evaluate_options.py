@@ -60,3 +60,9 @@ def test_an_unknown_head_for_k_shot_names_the_nearest():
 
 def test_the_first_head_trains_at_k_shot_by_default():
     assert check_k_shot_heads(None, ["logistic", "ridge"]) == ["logistic"]
+
+
+def test_calibration_error_cannot_select():
+    with pytest.raises(ValueError, match="by"):
+        SelectOptions(by="ece")
+    assert SelectOptions(by="auroc").by == "auroc"

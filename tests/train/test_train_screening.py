@@ -124,3 +124,16 @@ def test_both_kinds_of_targets_are_screened(make_bench, kind):
     assert {row["metric"] for row in bench.scores()["screen"]} == {
         "balanced_accuracy" if kind == "classes" else "r2"
     }
+
+
+@pytest.mark.parametrize("by", ["auroc", "brier"])
+def test_heads_can_be_selected_by_what_needs_probabilities(bench, by):
+    bench.select = {"by": by}
+    bench.baselines = ()
+    bench.train()
+    sign = 1 if by == "auroc" else -1
+    for row in bench.scores()["arms"]:
+        if row["k_shot"] == "all":
+            best = max(row["candidates"], key=lambda one: sign * one["val"][by])
+            assert row["params"] == best["params"]
+    assert {row["metric"] for row in bench.scores()["screen"]} == {"balanced_accuracy"}
