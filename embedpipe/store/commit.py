@@ -17,7 +17,7 @@ from typing import Any
 
 from embedpipe.errors import StoreError
 from embedpipe.spec import canonical_json, digest
-from embedpipe.store import journal, ledger
+from embedpipe.store import journal, ledger, shards
 from embedpipe.store.arrays import METADATA
 from embedpipe.store.disk import (
     FileRecord,
@@ -249,6 +249,7 @@ def _finish(root: Path, body: dict[str, Any]) -> None:
         temporary, final = root / JOURNAL / TEMPORARY / temporary_name, root / path
         if temporary.exists():
             make_folder(final.parent)
+            shards.close(final)
             with telling_full(final):
                 os.replace(temporary, final)
         elif not final.exists() or record_of_file(final) != entry.files[path]:
@@ -265,6 +266,7 @@ def _finish(root: Path, body: dict[str, Any]) -> None:
         ledger.append_entry(lines, entry)
         sync_folder(root)
     for path in entry.removed:
+        shards.close(root / path)
         (root / path).unlink(missing_ok=True)
         _remove_empty((root / path).parent, root)
     if body["remove"] is not None:

@@ -135,6 +135,8 @@ class FeatureStore:
     ) -> npt.NDArray[Any]:
         """Rows of a tap in stored dtype, shape (n, *row_shape), in the order asked; holes are NaN.
 
+        Rows that lost their key to a damage, and so belong to no sample, are left as they were until `gc`.
+
         Parameters
         ----------
         rows : slice, or integers below num_rows, repeats allowed

@@ -347,6 +347,14 @@ def forget() -> None:
     _known.clear()
 
 
+def close(path: Path | str) -> None:
+    """Of a file that is about to be replaced or removed: a mapping would keep its space on disk taken."""
+    with contextlib.suppress(OSError):
+        identity = identify(path)
+        _mapped.drop(identity)
+        _known.pop(identity, None)
+
+
 def identify(path: Path | str) -> Identity:
     """What the file is now."""
     return _identity(os.stat(path))
@@ -382,6 +390,10 @@ class _Mapped:
             self._shards[shard.identity] = shard
             while len(self._shards) > _MAX_MAPPED:
                 self._shards.popitem(last=False)
+
+    def drop(self, identity: Identity) -> None:
+        with self._lock:
+            self._shards.pop(identity, None)
 
     def clear(self) -> None:
         with self._lock:

@@ -345,3 +345,18 @@ def test_a_file_written_in_parts_by_threads_has_their_bytes_and_their_sha256(tmp
     assert (tmp_path / "file").read_bytes() == b"".join(parts)
     assert record == FileRecord(27 << 20, hashlib.sha256(b"".join(parts)).hexdigest())
     assert record == record_of_file(tmp_path / "file")
+
+
+def test_a_shard_that_growth_replaced_is_not_kept_open(grower: Grower) -> None:
+    group = grower.grow(NAMES[:20])
+    age(group.path)
+    FeatureStore.open(group.path).read(GAP.name, slice(None))
+    assert open_again(group.path) == set(), "the mapped shard is the one that stands there"
+    group = grower.grow(NAMES[:40])
+    assert open_again(group.path) == set()
+
+
+def open_again(root: Path) -> set[str]:
+    """Files below a folder that this process maps though they were deleted or replaced."""
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    return {line.split(maxsplit=5)[5] for line in lines if str(root) in line and line.endswith("(deleted)")}
