@@ -41,7 +41,7 @@ class DeepHead(NeuralHead):
     """
 
     takes: ClassVar[tuple[str, str]]
-    """What features must be, and how to get such: for the sentence that refuses others."""
+    """What features must be, and how to get such, for heads of maps or tokens: the sentence that refuses others."""
     learned: ClassVar[tuple[str, ...]] = ("mean_", "scale_")
     learned_values = (*NeuralHead.learned_values, "target_mean_", "target_std_", "input_shape_")
     params_: dict[str, np.ndarray]
@@ -79,8 +79,8 @@ class DeepHead(NeuralHead):
         return np.concatenate(found, axis=1) * self.target_std_ + self.target_mean_
 
     def _check_fit(self, X: Any, y: Any, *, numeric: bool) -> tuple[Rows, np.ndarray]:
-        shape = getattr(X, "shape", None) or np.shape(X)
-        self._refuse_unless(self._fits(tuple(shape[1:])), shape)
+        if self.maps:
+            self._refuse_unless_spatial(getattr(X, "shape", None) or np.shape(X))
         rows, target = super()._check_fit(X, y, numeric=numeric)
         self.n_features_in_ = rows.shape[1]
         return rows, target
@@ -96,11 +96,11 @@ class DeepHead(NeuralHead):
 
     @classmethod
     def _fits(cls, shape: tuple[int, ...]) -> bool:
-        """Whether a row may have this shape."""
+        """Whether a row may have this shape, for heads of maps or tokens."""
         raise NotImplementedError
 
-    def _refuse_unless(self, fits: bool, shape: tuple[int, ...]) -> None:
-        if not fits:
+    def _refuse_unless_spatial(self, shape: tuple[int, ...]) -> None:
+        if not self._fits(tuple(shape[1:])):
             what, hint = self.takes
             raise ShapeError(
                 f"{type(self).__name__}: expected {what}, found features of shape {tuple(shape)}; {hint}"

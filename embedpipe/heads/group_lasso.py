@@ -68,7 +68,7 @@ class Problem:
 
 def fit_path(
     problem: Problem, shares: Sequence[float], *, tol: float, max_iter: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
     """Solve for every strength.
 
     Parameters
@@ -80,7 +80,7 @@ def fit_path(
 
     Returns
     -------
-    weights (S, D, K), intercepts (S, K), converged (S,), and the strength at which every tap is left out
+    weights (S, D, K), intercepts (S, K), converged (S,), and the number of iterations
     """
     kept = list(problem.blocks()) if nbytes_of(problem.rows) * 2 <= KEPT_NBYTES else None
     num_columns, num_outputs = sum(problem.widths), problem.wanted.shape[1]
@@ -112,7 +112,8 @@ def fit_path(
     weights, bias = np.repeat(none_1DK, num_strengths, axis=0), np.repeat(start_1K, num_strengths, axis=0)
     ahead, ahead_bias = weights, bias
     momentum_S, converged_S = np.ones(num_strengths), np.zeros(num_strengths, bool)
-    for _ in range(max_iter):
+    num_iter = 0
+    for num_iter in range(1, max_iter + 1):  # noqa: B007
         slope, slope_bias = gradient(ahead, ahead_bias)
         stepped, new_bias = ahead - step * slope, ahead_bias - step * slope_bias
         length_SL = norms(stepped)
@@ -132,7 +133,7 @@ def fit_path(
         weights, bias, momentum_S = new, new_bias, next_S
         if converged_S.all():
             break
-    return weights, bias, converged_S, largest
+    return weights, bias, converged_S, num_iter
 
 
 def _error(loss: str, out: np.ndarray, wanted: np.ndarray) -> np.ndarray:
@@ -186,6 +187,8 @@ class _GroupLasso(WeightedHead):
         Places of the taps whose weights are not zero.
     layer_weights_ : float64 array, shape (L,)
         Norm of the weights of each tap over scaled columns, as a share of the sum; zeros where none is kept.
+    n_iter_ : int
+        Passes over the rows, of all strengths together.
     """
 
     family = "group_lasso"
@@ -198,6 +201,7 @@ class _GroupLasso(WeightedHead):
     class_weight: Any = None
     kept_layers_: np.ndarray
     layer_weights_: np.ndarray
+    n_iter_: int
 
     @classmethod
     def _fit_many(cls, heads: Sequence[Self], training: Training) -> None:
@@ -221,12 +225,14 @@ class _GroupLasso(WeightedHead):
                 wanted_NK = training.y[:, None].astype(np.float64) if binary else training.onehot_NK
             problem = Problem(training.rows, scaling, loss, wanted_NK, mass_N / mass_N.sum(), widths)
             shares = [head.strength for head in group]
-            weights, bias, converged, _ = fit_path(problem, shares, tol=first.tol, max_iter=first.max_iter)
+            weights, bias, converged, num_iter = fit_path(
+                problem, shares, tol=first.tol, max_iter=first.max_iter
+            )
             for head, W_DK, b_K, done in zip(group, weights, bias, converged, strict=True):
                 norms_L = np.sqrt(np.add.reduceat(np.square(W_DK).sum(axis=1), problem.bounds))
                 head.kept_layers_ = np.flatnonzero(norms_L)
                 head.layer_weights_ = norms_L / (norms_L.sum() or 1.0)
-                head.converged_ = bool(done)
+                head.converged_, head.n_iter_ = bool(done), num_iter
                 coef_KD, intercept_K = scaling.fold(W_DK * std, b_K * std)
                 head._take(coef_KD, intercept_K + mean)
 
@@ -254,6 +260,7 @@ class GroupLassoClassifierHead(_GroupLasso, LinearClassifierHead):
     """
 
     learned = (*LinearClassifierHead.learned, "kept_layers_", "layer_weights_")
+    learned_values = ("n_iter_",)
 
     def __init__(
         self,
@@ -286,6 +293,7 @@ class GroupLassoRegressorHead(_GroupLasso, LinearRegressorHead):
     """
 
     learned = (*LinearRegressorHead.learned, "kept_layers_", "layer_weights_")
+    learned_values = (*LinearRegressorHead.learned_values, "n_iter_")
 
     def __init__(
         self,

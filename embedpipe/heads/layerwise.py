@@ -132,20 +132,12 @@ class _Layerwise(DeepHead):
 
     family = "layerwise"
     shape_names = ("widths", "fusion", "width", "queries")
-    takes = (
-        "taps side by side, of shape (samples, columns of all taps), with `widths` that tell them apart",
-        "join them with the head's `join: taps`",
-    )
     learned = (*DeepHead.learned, "layer_weights_")
     layer_weights_: np.ndarray
     widths: Sequence[int] | None
     fusion: str
     width: int
     queries: int
-
-    @classmethod
-    def _fits(cls, shape: tuple[int, ...]) -> bool:
-        return len(shape) == 1
 
     @classmethod
     def _fit_many(cls, heads: Sequence[Self], training: Training) -> None:

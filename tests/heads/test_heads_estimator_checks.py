@@ -12,7 +12,9 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from embedpipe.heads.centroid import CentroidHead
 from embedpipe.heads.foreign import SklearnClassifierHead, SklearnRegressorHead
+from embedpipe.heads.group_lasso import GroupLassoClassifierHead, GroupLassoRegressorHead
 from embedpipe.heads.knn import KnnClassifierHead, KnnRegressorHead
+from embedpipe.heads.layerwise import LayerwiseClassifierHead, LayerwiseRegressorHead
 from embedpipe.heads.lda import LdaHead
 from embedpipe.heads.logistic import LogisticHead
 from embedpipe.heads.mlp import MlpClassifierHead, MlpRegressorHead
@@ -35,6 +37,10 @@ HEADS = [
     SgdRegressorHead(epochs=40),
     MlpClassifierHead(hidden=16, epochs=40),
     MlpRegressorHead(hidden=16, epochs=40),
+    LayerwiseClassifierHead(epochs=40, lr=0.02),
+    LayerwiseRegressorHead(epochs=40, lr=0.02),
+    GroupLassoClassifierHead(strength=0.01, tol=1e-10),
+    GroupLassoRegressorHead(strength=0.01, tol=1e-10),
     SklearnClassifierHead("sklearn:discriminant_analysis.LinearDiscriminantAnalysis"),
     SklearnRegressorHead("sklearn:linear_model.Ridge"),
 ]

@@ -106,7 +106,7 @@ def test_a_tap_joined_with_nothing_is_screened_once(make_bench):
     heads = {"ridge": {}, "all": {"family": "ridge", "join": "taps"}}
     bench = make_bench(heads=heads, compare={"k_shot": ["all"]})
     bench.train()
-    screens = [f"{one['backbone']}/{one['tap']}" for one in bench.scores()["screens"]]
+    screens = [f"{one['backbone']}/{one['tap']}" for one in bench.scores()["screen"]]
     assert sorted(screens) == ["blank/a.gap", "net/a.gap", "net/b.gap", "pixels/pixels.flatten"]
 
 
