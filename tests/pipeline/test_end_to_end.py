@@ -116,7 +116,7 @@ def test_a_new_tap_embeds_that_tap_and_refits_no_head_of_another(project, cli):
     assert files(old) == files(new) and files(old)
     _, _, err = cli(project, "train", "shape")
     # two heads on one tap, all labels and k = 3, and the shuffled baseline is kept
-    assert "4 fitted now" in err
+    assert "4 fits done now" in err
 
 
 def test_changing_one_heads_grid_refits_that_head_alone(project, cli):
@@ -124,7 +124,7 @@ def test_changing_one_heads_grid_refits_that_head_alone(project, cli):
     params["heads"]["ridge"]["alpha"] = [1.0, 10.0, 100.0]
     projects.write_params(project, params)
     _, _, err = cli(project, "train", "round")
-    fitted = int(err.split(" fitted now")[0].split()[-1])
+    fitted = int(err.split(" fits done now")[0].split()[-1])
     # four taps at all labels, and once more where the shuffled baseline was ridge's
     assert 4 <= fitted <= 9
 
