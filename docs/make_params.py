@@ -97,7 +97,7 @@ def table(model: type[BaseModel], title: str) -> list[str]:
     rows = [
         f"| `{field.alias or name}` | {default_of(field)} | {cell(field.description or '')} |"
         for name, field in model.model_fields.items()
-        if name not in shared
+        if name not in shared or field.default != shared[name].default
     ]
     head = [f"`{title}`", ""] if title else []
     return ["", *head, "| key | default | meaning |", "|---|---|---|", *rows] if rows else []
