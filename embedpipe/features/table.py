@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +33,7 @@ class PublishedFeatures:
     card: BackboneCard
     store: FeatureStore
 
-    @cached_property
+    @property
     def taps(self) -> tuple[str, ...]:
         """Names of the taps, from the input of the backbone to its end."""
         return tuple(sorted(self.card.taps, key=lambda name: (self.card.taps[name].depth, name)))
