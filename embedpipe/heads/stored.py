@@ -29,6 +29,7 @@ from embedpipe.heads.training import OneHot
 Targets = np.ndarray | OneHot
 MOST_KEPT = 8
 """Row sets kept of one tap, and tasks of one row set; those used longest ago go first."""
+NUM_WITNESSES = 8
 FEATURES = "features.npz"
 MOST_CHANGED = 0.5
 """Share of rows that differ above which starting afresh reads no more."""
@@ -164,6 +165,8 @@ class _Request:
             gone = np.setdiff1d(ids, self.sorted_ids, assume_unique=True)
             if len(gone) and self._positions(gone) is None:
                 continue  # rows that are to be taken out lie nowhere any more
+            if not self._is_same_tap(folder):
+                continue
             if differing <= MOST_CHANGED * len(self.sorted_ids) and (best is None or differing < best[0]):
                 best = (differing, folder, ids)
         if best is None:
@@ -173,6 +176,14 @@ class _Request:
             return None
         os.utime(best[1])
         return best[1], Gram.of_state(state), best[2]
+
+    def _is_same_tap(self, folder: Path) -> bool:
+        """Whether some of the rows, kept as they were, are still the same: else the tap was computed anew."""
+        found = _load(folder / FEATURES, "witness_ids", "witness")
+        positions = None if found is None else self._positions(found["witness_ids"])
+        if found is None or positions is None:
+            return False
+        return np.array_equal(self.rows.whole.gather(positions), found["witness"])
 
     def _positions(self, ids: np.ndarray) -> np.ndarray | None:
         """Where rows of these keys lie among all rows of the tap; None where one does not."""
@@ -250,7 +261,9 @@ class _Request:
         name = f"{self.num_folds}-{hashlib.blake2b(self.sorted_ids.tobytes(), digest_size=12).hexdigest()}"
         folder = self.rows.folder / name
         if not (folder / FEATURES).exists():
-            _write(folder / FEATURES, {**gram.state(), "ids": self.sorted_ids})
+            some = self.order[:: max(1, len(self.order) // NUM_WITNESSES)][:NUM_WITNESSES]
+            witnesses = {"witness_ids": self.ids[some], "witness": self.rows.gather(some)}
+            _write(folder / FEATURES, {**gram.state(), **witnesses, "ids": self.sorted_ids})
         for task, one in targets.items():
             values = _values(one)[self.order]
             digest = hashlib.blake2b(values.tobytes(), digest_size=12).hexdigest()

@@ -21,17 +21,20 @@ from threadpoolctl import threadpool_limits
 
 from embedpipe.errors import DataError
 from embedpipe.evaluate.arms import ALL, MAJORITY, SHUFFLED, arm_dir
+from embedpipe.evaluate.candidates import MOST_NBYTES, Candidates
 from embedpipe.evaluate.files import write_json
 from embedpipe.evaluate.metrics import metric_of
 from embedpipe.evaluate.options import CompareOptions, SelectOptions, check_k_shot_heads
 from embedpipe.evaluate.predictions import Predictions
 from embedpipe.features.table import PublishedFeatures, open_features
 from embedpipe.heads.options import HeadOptions
-from embedpipe.heads.rows import MEMORY_NBYTES, Rows
+from embedpipe.heads.rows import MEMORY_NBYTES, ArrayRows, Rows
+from embedpipe.heads.stored import KeptRows
 from embedpipe.manifest.kshot import k_shot_indices
 from embedpipe.manifest.table import Manifest
 from embedpipe.manifest.targets import Targets
 from embedpipe.progress import Progress, silent
+from embedpipe.spec import digest
 from embedpipe.train import fit
 from embedpipe.train.cost import cost_row
 from embedpipe.train.keys import Keys, code_of_training
@@ -66,6 +69,8 @@ class TrainPaths:
     heads_dir : Path
         `<head>@<backbone>/<tap>/` below it holds the saved head of that arm at k_shot all, and `arm.json`.
     predictions, scores : Path
+    candidates : Path
+        What every candidate says of the labelled validation samples.
     cost : Path
         Apart from the scores, since seconds differ from run to run.
     memo_dir : Path
@@ -75,6 +80,7 @@ class TrainPaths:
     heads_dir: Path
     predictions: Path
     scores: Path
+    candidates: Path
     cost: Path
     memo_dir: Path
 
@@ -152,6 +158,7 @@ def train_task(
         screen_memo(paths.memo_dir),
         Keys(samples, select.by, seed),
         fit.How(select.by, seed, memory_nbytes),
+        paths.memo_dir.with_name("moments"),
     )
     run.memo.sweep()
     results = run.fit_units(units, k_shot_units, draws, progress)
@@ -176,12 +183,22 @@ def train_task(
         "notes": written.notes,
     }
     write_json(paths.scores, about)
+    Candidates(samples.sample_ids[samples.val], _shown(results)).write(paths.candidates)
     write_json(paths.cost, {"task": task, "arms": run.costs})
     run.memo.keep(f"fits.{task}")
     run.screen_memo.keep(f"screens.{task}")
     return TrainSummary(
         task, len(written.arms), run.memo.num_computed, run.memo.num_recalled, tuple(written.notes)
     )
+
+
+def _shown(results: Results) -> dict[str, fit.Float]:
+    """What every candidate says of validation samples; nothing where it is too much to keep for all of them."""
+    paths = {arm: fitted.shown for arm, fitted in results.full.items()}
+    there = {arm: path for arm, path in paths.items() if path is not None}
+    if len(there) < len(paths) or sum(path.stat().st_size for path in there.values()) > MOST_NBYTES:
+        return {}
+    return {arm: np.load(path, allow_pickle=False) for arm, path in there.items()}
 
 
 def _k_shot_units(
@@ -245,6 +262,7 @@ class _Run:
     screen_memo: Memo
     keys: Keys
     how: fit.How
+    moments_dir: Path
     screens: list[dict[str, Any]] = field(default_factory=list)
     costs: list[dict[str, Any]] = field(default_factory=list)
 
@@ -343,7 +361,11 @@ class _Run:
 
     def _rows(self, parts: tuple[Part, ...]) -> Rows:
         """Features of the task's samples, shared by all heads."""
-        return read_parts(self.stores, parts, self.samples.keys, self.how.memory_nbytes)
+        rows = read_parts(self.stores, parts, self.samples.keys, self.how.memory_nbytes)
+        if isinstance(rows, ArrayRows) or len(rows.shape) > 2:
+            return rows
+        origin = digest([[self.stores[part.backbone].card.spec.fingerprint, part.tap.name] for part in parts])
+        return KeptRows.of(rows, self.samples.keys, self.moments_dir / origin)
 
 
 def _threads_for(rows: Rows) -> AbstractContextManager[object]:

@@ -29,6 +29,9 @@ class CountedRows:
             self.read[0] += len(block)
             yield part, block
 
+    def gather(self, index):
+        return self.X[index]
+
     def take(self, index):
         return CountedRows(self.X[index], self.read)
 
@@ -133,6 +136,15 @@ def test_weights_and_repeated_rows_get_moments_of_their_own(tap):
     assert read == [800] and found.weight == weight.sum()
     twice = np.concatenate([np.arange(400), [0]])
     assert moments_of(rows.take(twice), {"d": OneHot(codes[twice], 4)}).normal("d").weight == 401
+
+
+def test_moments_of_a_tap_that_was_computed_anew_are_not_used(tap):
+    rows, read, X, codes = tap()
+    targets = {"digit": OneHot(codes, 4)}
+    moments_of(rows, targets)
+    changed = KeptRows.of(CountedRows(X * np.float32(1.001), read), rows.keys, rows.folder)
+    agree(moments_of(changed, targets), X * np.float32(1.001), targets)
+    assert read == [800]
 
 
 def test_a_damaged_file_is_made_again(tap):

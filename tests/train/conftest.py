@@ -114,6 +114,7 @@ class Bench:
             heads_dir=self.root / "heads",
             predictions=self.root / "p.parquet",
             scores=self.root / "s.json",
+            candidates=self.root / "p.candidates.safetensors",
             cost=self.root / "cost" / "c.json",
             memo_dir=self.root / "memo",
         )
@@ -164,7 +165,7 @@ class Bench:
         return {
             path.relative_to(self.root).as_posix(): path.read_bytes()
             for path in sorted(self.root.rglob("*"))
-            if path.is_file() and path.relative_to(self.root).parts[0] not in ("memo", "cost")
+            if path.is_file() and path.relative_to(self.root).parts[0] not in ("memo", "cost", "moments")
         }
 
     def scores(self):
