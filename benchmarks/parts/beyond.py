@@ -1,0 +1,166 @@
+"""What one more head costs beside an extraction, and memory where features do not fit it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from parts.features import Figures, Rows, by_turns
+
+WIDTH = 512
+"""Features of ResNet-18's last block."""
+GRIDS: dict[str, list[dict[str, object]]] = {
+    "ridge": [{"alpha": alpha} for alpha in (1.0, 100.0, 1e4)],
+    "lda": [{"shrinkage": one} for one in (0.1, 0.5)],
+    "centroid": [{"metric": "cosine"}],
+    "logistic": [{"C": C} for C in (1e-3, 1e-2)],
+    "svm": [{"C": C} for C in (1e-4, 1e-3)],
+}
+"""Of the families that stream; others are fitted with their defaults, or say that they do not."""
+
+
+def marginal(rows: Rows, num: int, repeats: int) -> Figures:
+    """One more logistic head on as many samples as were extracted by ResNet-18 at 224 px.
+
+    The forward pass alone counts as extraction: reading and decoding come on top of it.
+    """
+    import torch
+    import torchvision
+
+    from embedpipe.heads.registry import fit_grid
+
+    X, codes = rows.make(num, WIDTH)
+    model = torchvision.models.resnet18(weights=None).eval().to(memory_format=torch.channels_last)
+    images = torch.rand(32, 3, 224, 224).to(memory_format=torch.channels_last)
+    sampled = 4
+
+    def extract() -> None:
+        with torch.inference_mode():
+            for _ in range(sampled):
+                model(images)
+
+    def head() -> None:
+        fit_grid("logistic", [{"C": 0.1}], X, codes, kind="classes", seed=0)
+
+    def closed_form() -> None:
+        fit_grid("ridge", [{"alpha": 10.0}], X, codes, kind="classes", seed=0)
+
+    extraction, one, ridge = by_turns(repeats, extract, head, closed_form)
+    whole = extraction / (sampled * len(images)) * num
+    return {
+        "marginal_head_cost": one / whole,
+        "marginal_ridge_cost": ridge / whole,
+        "marginal_head_seconds": one,
+        "marginal_about": f"{num} samples of {WIDTH} features; extraction timed on {sampled * len(images)} images",
+    }
+
+
+def peak(rows: Rows, num: int, repeats: int) -> Figures:
+    """Memory that fitting each family adds, with features four times larger than it is allowed to hold."""
+    num = max(num * 6, 4096)
+    allowed = num * WIDTH  # float32 rows are four times as many bytes
+    figures: Figures = {
+        "peak_allowed_mb": allowed / 1e6,
+        "peak_about": f"{num} rows of {WIDTH} float16 features",
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        write_store(rows, num, root)
+        grown = []
+        for family in families():
+            result = subprocess.run(
+                [
+                    sys.executable,
+                    "-c",
+                    CHILD,
+                    str(root),
+                    family,
+                    json.dumps(GRIDS.get(family, [{}])),
+                    str(allowed),
+                ],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if result.returncode != 0:
+                raise RuntimeError(f"{family}: {result.stderr[-2000:]}")
+            found = json.loads(result.stdout.splitlines()[-1])
+            figures[f"peak_{family}"] = found
+            if "grown_mb" in found:
+                grown.append(found["grown_mb"])
+    return {"peak_rss": max(grown) / (allowed / 1e6), **figures}
+
+
+def families() -> list[str]:
+    """Every family that learns classes from vectors."""
+    from embedpipe.heads import registry
+
+    names = [name for name in registry.FAMILIES if registry.supports(name, "classes")]
+    return [name for name in names if not registry.head_class(name, "classes").maps]
+
+
+def write_store(rows: Rows, num: int, root: Path) -> None:
+    """A published store of made features, block by block, with codes beside it."""
+    from embedpipe.spec import BackboneSpec, TapSpec
+    from embedpipe.store import open_group, publish
+
+    tap = TapSpec("layer4", "gap")
+    keys = np.stack(
+        [np.frombuffer(hashlib.blake2b(b"%d" % i, digest_size=16).digest(), np.uint8) for i in range(num)]
+    )
+    group = open_group(root / "stores", BackboneSpec("made", "a" * 32, "none", "{}", "float32", "cpu"))
+    codes = np.zeros(num, np.int64)
+    with group.lock():
+        group.recover()
+        group.ensure_taps({tap: (WIDTH,)})
+        plan = group.plan(keys)
+        for block in plan.blocks:
+            with group.writer(plan, block, batch=4096) as writer:
+                for segment in block.segments:
+                    wanted = plan.wanted_of_row[segment.rows]
+                    for at in range(0, len(wanted), 4096):
+                        some = slice(at, at + 4096)
+                        X, y = rows.make(len(wanted[some]), WIDTH, seed=int(wanted[at]))
+                        codes[wanted[some]] = y
+                        writer.append(list(segment.rows[some]), {tap.name: X.astype(np.float16)}, {})
+                writer.commit()
+    publish(group, [tap.name], root / "features", {})
+    np.savez(root / "rows.npz", keys=keys, codes=codes)
+
+
+CHILD = """
+import json, sys
+from pathlib import Path
+import numpy as np
+from embedpipe.errors import DataError
+from embedpipe.features.taprows import TapRows
+from embedpipe.heads import registry
+from embedpipe.heads.rows import cut
+from embedpipe.store import FeatureStore
+
+root, family, grid, allowed = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3]), int(sys.argv[4])
+
+def status(name):
+    line = next(one for one in Path("/proc/self/status").read_text().splitlines() if one.startswith(name))
+    return int(line.split()[1]) / 1e3
+
+about = np.load(root / "rows.npz")
+rows = TapRows.of([(FeatureStore.open(root / "features"), "layer4.gap")], about["keys"], cut=cut,
+                  memory_nbytes=0, mapped_nbytes=max(allowed // 4, 16 << 20))
+# libraries are loaded and warm before memory is looked at
+small = rows.gather(np.arange(256))
+fit = dict(kind="classes", seed=0, memory_nbytes=allowed)
+registry.fit_grid(family, grid, small, about["codes"][:256], **fit)
+before = status("VmRSS")
+try:
+    registry.fit_grid(family, grid, rows, about["codes"], **fit)
+    print(json.dumps({"grown_mb": round(status("VmHWM") - before, 1), "before_mb": round(before, 1)}))
+except DataError as error:
+    assert "needs its training rows in memory" in str(error), error
+    print(json.dumps({"refused": True}))
+"""
