@@ -18,6 +18,7 @@ Role = Literal["transferred", "random", "pixels"]
 Interpolation = Literal["nearest", "nearest-exact", "bilinear", "bicubic", "box", "hamming", "lanczos"]
 
 _OWN_MODELS = ("glyphnet", "pixels")
+_FILE_SUFFIXES = (".safetensors", ".pth", ".pt")
 
 
 class PreprocessOptions(StrictModel):
@@ -70,6 +71,12 @@ class BackboneOptions(StrictModel):
         if self.model == "pixels":
             return "pixels"
         return "random" if (self.weights or "").startswith("random:") else "transferred"
+
+    @property
+    def weights_path(self) -> str | None:
+        """Where the file of weights lies, as it is written, if they come from one."""
+        weights = self.weights or ""
+        return weights if "/" in weights or weights.endswith(_FILE_SUFFIXES) else None
 
     @property
     def source_model(self) -> str | None:

@@ -20,7 +20,6 @@ from embedpipe.backbones.options import BackboneOptions
 from embedpipe.errors import ConfigError, WeightsError
 from embedpipe.params import did_you_mean
 
-FILE_SUFFIXES = (".safetensors", ".pth", ".pt")
 _MAX_LISTED = 6
 
 
@@ -52,8 +51,8 @@ def load_weights(
     if options.source_model is not None:
         path = source_dir / options.source_model / "weights.safetensors"
         return _from_file(architecture, path, where)
-    if "/" in weights or weights.endswith(FILE_SUFFIXES):
-        return _from_file(architecture, root / weights, where)
+    if options.weights_path is not None:
+        return _from_file(architecture, root / options.weights_path, where)
     if architecture.torchvision_name is None:
         raise ConfigError(
             f"{where}: expected random:<seed>, source:<S> or a .safetensors or .pth path, found {weights!r}"

@@ -11,8 +11,6 @@ from embedpipe.config import Params
 from embedpipe.errors import ConfigError
 from embedpipe.workspace import Workspace
 
-FILE_SUFFIXES = (".safetensors", ".pth", ".pt")
-
 
 def machine_problems(params: Params, workspace: Workspace) -> list[str]:
     """One sentence for each thing that extraction would refuse here."""
@@ -33,20 +31,19 @@ def machine_problems(params: Params, workspace: Workspace) -> list[str]:
 
 
 def _check_backbone(where: str, options: BackboneOptions, workspace: Workspace) -> None:
-    weights = options.weights or ""
-    is_file = "/" in weights or weights.endswith(FILE_SUFFIXES)
-    if is_file and not (workspace.root / weights).is_file():
+    weights, path = options.weights or "", options.weights_path
+    if path is not None and not (workspace.root / path).is_file():
         raise ConfigError(
-            f"{where}.weights: expected a file of weights, found none at {workspace.root / weights}; correct the path"
+            f"{where}.weights: expected a file of weights, found none at {workspace.root / path}; correct the path"
         )
     if options.model.startswith("torchvision:"):
         from embedpipe.backbones.models import open_architecture
         from embedpipe.backbones.weights import check_enum_name
 
         open_architecture(options, workspace.source_dir, where)
-        if not is_file and not weights.startswith("random:"):
+        if path is None and not weights.startswith("random:"):
             check_enum_name(options.model.removeprefix("torchvision:"), weights, f"{where}.weights")
-    elif weights and not is_file and not weights.startswith(("random:", "source:")):
+    elif weights and path is None and not weights.startswith(("random:", "source:")):
         raise ConfigError(
             f"{where}.weights: expected random:<seed>, source:<S> or a .safetensors or .pth path, found {weights!r}"
         )
