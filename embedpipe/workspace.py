@@ -71,6 +71,10 @@ class Workspace:
     def predictions(self, task: str) -> Path:
         return self.data / "predictions" / f"{task}.parquet"
 
+    def candidates(self, task: str) -> Path:
+        """What every candidate of every arm says of validation samples."""
+        return self.data / "predictions" / f"{task}.candidates.safetensors"
+
     def scores(self, task: str) -> Path:
         return self.data / "scores" / f"{task}.json"
 

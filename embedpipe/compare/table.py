@@ -70,7 +70,8 @@ def _asides(about: Mapping[str, Any]) -> list[str]:
     metric, optimism = about["metric"], about.get("optimism") or {}
     if optimism.get("value") is not None:
         lines.append(
-            f"{_number(optimism['value'], metric)} without what choosing among {optimism['num_arms']} arms adds"
+            f"{_number(optimism['value'], metric)} without what choosing among "
+            f"{optimism['num_candidates']} candidates adds"
         )
     screens = (about.get("screen") or {}).get("screens") or {}
     taus = [f"{name} {one['kendall']:.2f}" for name, one in screens.items() if one["kendall"] is not None]

@@ -33,6 +33,8 @@ class TaskFiles:
     open_targets : Path
         Targets of all samples but the test's.
     manifest : Path
+    candidates : Path or None
+        Written by training; read where the selection is judged.
     cost : Path or None
         Written by training; read where costs are shown, never where arms are judged.
     """
@@ -41,6 +43,7 @@ class TaskFiles:
     predictions: Path
     open_targets: Path
     manifest: Path
+    candidates: Path | None = None
     cost: Path | None = None
 
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from embedpipe.evaluate.bootstrap import Interval
+from embedpipe.evaluate.candidates import Candidates
 from embedpipe.evaluate.evidence import Evidence
 from embedpipe.evaluate.metrics import Array, sign_of
 
@@ -34,15 +35,17 @@ class Optimism:
         The best arm's own figure.
     corrected : Interval
         Mean over resamples of what the arm best on the resample reaches on the samples left out.
-    num_arms : int
-        Arms that competed.
+    num_arms, num_candidates : int
+        Arms that competed, and the candidates of them that are known: as many as arms where only the best
+        candidate of each is.
     num_winners : int
-        Different arms that were best on some resample.
+        Different candidates that were best on some resample.
     """
 
     naive: float
     corrected: Interval
     num_arms: int
+    num_candidates: int
     num_winners: int
 
     @property
@@ -57,23 +60,39 @@ class Optimism:
             "naive": self.naive,
             "bias": bias if np.isfinite(bias) else None,
             "num_arms": self.num_arms,
+            "num_candidates": self.num_candidates,
             "num_winners": self.num_winners,
         }
 
 
-def optimism(evidence: Evidence, best: str, arms: Sequence[str]) -> Optimism:
+def optimism(
+    evidence: Evidence, best: str, arms: Sequence[str], candidates: Candidates | None = None
+) -> Optimism:
     """Of choosing `best` among `arms`, all at all labels.
+
+    Parameters
+    ----------
+    candidates
+        What every candidate of the arms says; without, the choice of hyperparameters within an arm, which was
+        made on the same samples, is not counted.
 
     Notes
     -----
     A resample holds 63 % of the samples, so the choice made on it is a little worse than the one on all of
     them: the corrected figure errs, where it errs, on the low side.
     """
-    metric = evidence.metric
-    inside_MB = np.stack([evidence.judged(arm).resampled[metric] for arm in arms])
-    outside_MB = np.stack([evidence.judge.left_out(_only_draw(evidence, arm), metric) for arm in arms])
-    corrected, winners = choose_again(inside_MB, outside_MB, sign_of(metric))
-    return Optimism(evidence.value(best), corrected, len(arms), winners)
+    metric, judge = evidence.metric, evidence.judge
+    inside, outside = [], []
+    for arm in arms:
+        shown_CNK = None if candidates is None else candidates.at(arm, evidence.sample_ids)
+        if shown_CNK is None:
+            shown_CNK = evidence.predictions.scores(arm).at(evidence.sample_ids)[:1]
+        for shown_NK in shown_CNK:
+            if np.isfinite(shown_NK).all():
+                inside.append(judge.judge(shown_NK[None]).resampled[metric])
+                outside.append(judge.left_out(shown_NK, metric))
+    corrected, winners = choose_again(np.stack(inside), np.stack(outside), sign_of(metric))
+    return Optimism(evidence.value(best), corrected, len(arms), len(inside), winners)
 
 
 def choose_again(inside_MB: Array, outside_MB: Array, sign: int) -> tuple[Interval, int]:
@@ -98,8 +117,3 @@ def choose_again(inside_MB: Array, outside_MB: Array, sign: int) -> tuple[Interv
         return Interval(float("nan"), float("nan"), float("nan")), 0
     low, high = np.percentile(judged_B, [2.5, 97.5])
     return Interval(float(judged_B.mean()), float(low), float(high)), len(np.unique(chosen_B))
-
-
-def _only_draw(evidence: Evidence, arm: str) -> np.ndarray:
-    scores_NK: np.ndarray = evidence.predictions.scores(arm).at(evidence.sample_ids)[0]
-    return scores_NK

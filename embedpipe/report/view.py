@@ -307,8 +307,8 @@ def _corrected(raw: object, metric: Metric) -> str:
     """The selected figure without what selecting it added; empty where nobody estimated that."""
     if not isinstance(raw, Mapping) or number(raw.get("value")) is None:
         return ""
-    arms = count(raw.get("num_arms"))
-    return f"{metric.text(number(raw['value']))} without what choosing among {arms} arms adds"
+    many = count(raw.get("num_candidates"))
+    return f"{metric.text(number(raw['value']))} without what choosing among {many} candidates adds"
 
 
 def _learning_table(raw: Rows, metric: Metric) -> Table | None:

@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 
 from embedpipe.errors import DataError
 from embedpipe.evaluate.arms import ALL, selected_arm
+from embedpipe.evaluate.candidates import Candidates
 from embedpipe.evaluate.evidence import Evidence, TaskFiles, is_baseline, open_evidence
 from embedpipe.evaluate.files import write_json
 from embedpipe.evaluate.metrics import sign_of
@@ -25,6 +26,10 @@ from embedpipe.evaluate.significance import contrasts
 from embedpipe.progress import Progress, silent
 
 Row: TypeAlias = dict[str, Any]
+_PARTLY = (
+    "; the corrected figure takes back what the choice among arms adds, not what the choice of hyperparameters "
+    "within each arm does"
+)
 
 
 def select(
@@ -63,14 +68,18 @@ def select(
     chosen: dict[str, Any] = {"seed": seed, "tasks": {}}
     for done, (task, files) in enumerate(tasks.items()):
         progress(done, len(tasks), "tasks")
-        chosen["tasks"][task] = select_task(open_evidence(task, files, seed=seed), list(baselines))
+        shown = None if files.candidates is None else Candidates.read(files.candidates)
+        evidence = open_evidence(task, files, seed=seed)
+        chosen["tasks"][task] = select_task(evidence, list(baselines), shown)
         progress(done + 1, len(tasks), "tasks")
     if path is not None:
         write_json(path, chosen)
     return chosen
 
 
-def select_task(evidence: Evidence, baselines: Sequence[str]) -> dict[str, Any]:
+def select_task(
+    evidence: Evidence, baselines: Sequence[str], candidates: Candidates | None = None
+) -> dict[str, Any]:
     """Select within one task; see `select`."""
     with_features = [row for row in evidence.rows(ALL) if row["role"] != "none"]
     finite = [row for row in with_features if math.isfinite(evidence.value(row["arm"]))]
@@ -97,11 +106,11 @@ def select_task(evidence: Evidence, baselines: Sequence[str]) -> dict[str, Any]:
     if best.get("note"):
         notes.append(f"the selected arm {best['arm']}: {best['note']}")
     num_candidates = sum(len(row["candidates"]) for row in rivals)
-    found = optimism(evidence, best["arm"], [row["arm"] for row in rivals])
+    found = optimism(evidence, best["arm"], [row["arm"] for row in rivals], candidates)
     notes.append(
         f"selected among {num_candidates} candidates on {len(evidence.sample_ids)} validation samples: "
-        "its own validation figure is the best of many, and so is optimistic; the corrected one takes back "
-        "what the choice among arms adds, not what the choice of hyperparameters within each arm does"
+        "its own validation figure is the best of many, and so is optimistic"
+        + ("" if found.num_candidates > len(rivals) else _PARTLY)
     )
     return {
         "metric": evidence.metric,

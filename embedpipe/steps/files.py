@@ -18,6 +18,7 @@ def task_files(workspace: Workspace, sections: Sections) -> dict[str, TaskFiles]
             predictions=workspace.predictions(task),
             open_targets=workspace.open_targets(task),
             manifest=workspace.manifest(raw["on"]),
+            candidates=workspace.candidates(task),
             cost=workspace.cost(task),
         )
         for task, raw in sections.entries("tasks").items()

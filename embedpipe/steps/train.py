@@ -33,6 +33,7 @@ def train_heads(workspace: Workspace, task: str) -> TrainSummary:
                 heads_dir=workspace.heads_dir(task),
                 predictions=workspace.predictions(task),
                 scores=workspace.scores(task),
+                candidates=workspace.candidates(task),
                 cost=workspace.cost(task),
                 memo_dir=workspace.memo_dir,
             ),

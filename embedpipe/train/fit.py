@@ -18,6 +18,7 @@ import numpy.typing as npt
 from sklearn.model_selection import StratifiedGroupKFold
 
 from embedpipe.errors import DataError, EmbedpipeError
+from embedpipe.evaluate.candidates import MOST_NBYTES
 from embedpipe.evaluate.metrics import metric_of, point_metrics, sign_of
 from embedpipe.heads import registry
 from embedpipe.heads.rows import MEMORY_NBYTES, Rows, flat
@@ -40,6 +41,10 @@ class How:
     memory_nbytes: int = MEMORY_NBYTES
 
 
+SHOWN = "shown.npy"
+"""What candidates say of validation samples."""
+
+
 @dataclass(frozen=True)
 class FullFit:
     """One head on one tap, trained on every labelled training sample.
@@ -55,12 +60,16 @@ class FullFit:
         What the best predicts.
     head_dir : Path
         Where the best is saved.
+    shown : Path or None
+        What each candidate says of the labelled validation samples, float32 [C, N, K]; None where that is too
+        much to keep.
     """
 
     candidates: list[dict[str, Any]]
     best: int | None
     scores: Float
     head_dir: Path
+    shown: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -95,12 +104,17 @@ def fit_full(folder: Path, unit: Unit, rows: Rows, samples: TaskSamples, how: Ho
     else:
         scores_PK = _outputs([heads[best]], rows.take(samples.predicted), samples)[0]
         registry.save_head(heads[best], folder / "head")
+    if outputs.nbytes <= MOST_NBYTES:
+        np.save(folder / SHOWN, outputs, allow_pickle=False)
     _keep(folder, {"candidates": candidates, "best": best}, scores_PK)
 
 
 def load_full(folder: Path) -> FullFit:
     about, scores = _recall(folder)
-    return FullFit(about["candidates"], about["best"], scores, folder / "head")
+    shown = folder / SHOWN
+    return FullFit(
+        about["candidates"], about["best"], scores, folder / "head", shown if shown.is_file() else None
+    )
 
 
 def fit_few(
@@ -317,7 +331,9 @@ def is_whole(folder: Path) -> bool:
     """Whether a folder of the memo can be read back: what was cut short or deleted in part is fitted again."""
     try:
         about = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-        np.load(folder / "scores.npy", mmap_mode="r", allow_pickle=False)
+        for name in ("scores.npy", SHOWN):
+            if name != SHOWN or (folder / SHOWN).is_file():
+                np.load(folder / name, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return False
     return about.get("best") is None or (folder / "head").is_dir()

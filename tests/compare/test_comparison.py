@@ -300,5 +300,5 @@ def test_the_table_says_what_the_choice_adds_and_how_screens_agreed(results):
     about["screen"] = {"screens": {"knn": {"kendall": 0.5}, "logme": {"kendall": None}}}
     text = render(found.leaderboard, found.comparison)
     corrected = f"{100 * about['optimism']['value']:.1f}"
-    assert f"{corrected} without what choosing among 3 arms adds" in text
+    assert f"{corrected} without what choosing among 3 candidates adds" in text
     assert "Kendall's tau: knn 0.50" in text

@@ -1,11 +1,13 @@
 """Selection: jointly on validation, baselines apart, ties named."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from embedpipe.errors import DataError
+from embedpipe.evaluate.candidates import Candidates
 from embedpipe.evaluate.predictions import ArmScores, Predictions
 from embedpipe.select.selection import select
 
@@ -139,3 +141,34 @@ def test_ties_come_with_both_tests_and_their_corrected_p_values(results):
     val = results.splits == "val"
     lead, near = (results.scores_of(share).argmax(axis=1) == results.codes for share in (0.9, 0.88))
     assert (counts["better"], counts["worse"]) == ((near & ~lead)[val].sum(), (lead & ~near)[val].sum())
+
+
+def test_optimism_counts_every_candidate_where_they_are_known(results, tmp_path):
+    """Twenty coin tosses within one arm: its best looks good, and nothing else competes."""
+    rng = np.random.default_rng(1)
+    ids = results.ids[results.splits == "val"]
+    tosses = rng.dirichlet(np.ones(3), (20, len(ids))).astype(np.float32)
+    files = results.write()
+    known = {
+        row["arm"]: results.arms[place].scores[:, results.splits == "val"]
+        for place, row in enumerate(results.rows)
+        if row["k_shot"] == "all"
+    }
+    shown = {**known, "ridge@net/b.gap": np.concatenate([known["ridge@net/b.gap"], tosses])}
+    Candidates(ids, shown).write(tmp_path / "c.safetensors")
+    files = replace(files, candidates=tmp_path / "c.safetensors")
+    chosen = select({"colour": files}, baselines=BASELINES)["tasks"]["colour"]
+    assert chosen["optimism"]["num_candidates"] == 3 + 20
+    assert not any("within each arm" in note for note in chosen["notes"])
+    assert any("within each arm" in note for note in chosen_of(results)["notes"])
+
+
+def test_candidates_of_other_samples_are_refused(results, tmp_path):
+    files = replace(results.write(), candidates=tmp_path / "c.safetensors")
+    scores = np.full((1, 1, 3), 1 / 3, np.float32)
+    Candidates(np.array(["s999"]), {"ridge@net/b.gap": scores}).write(files.candidates)
+    with pytest.raises(DataError, match="candidates say nothing of 100 samples that are judged"):
+        select({"colour": files}, baselines=BASELINES)
+    files.candidates.write_bytes(b"no tensors")
+    with pytest.raises(DataError, match=r"expected scores of candidates.*run `embedpipe train`"):
+        select({"colour": files}, baselines=BASELINES)

@@ -179,7 +179,7 @@ def make_task(
         "metric": metric,
         "selected": first["arm"],
         "selected_params": first["params"],
-        "optimism": {**interval(rng, first["val"][metric]["value"] - 0.004, 0.02), "num_arms": 12},
+        "optimism": {**interval(rng, first["val"][metric]["value"] - 0.004, 0.02), "num_candidates": 12},
         "confusion": make_confusion(rng, classes) if classes else None,
         "per_class": make_rates(rng, classes) if classes else None,
         "calibration": make_calibration(first["arm"]) if classes else [],

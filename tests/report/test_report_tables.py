@@ -29,7 +29,7 @@ def page(made, tmp_path):
 
 def test_the_page_shows_all_of_it(page):
     for words in (
-        "without what choosing among 12 arms adds",
+        "without what choosing among 12 candidates adds",
         "Score against cost",
         "Screened before training",
         "Do its probabilities mean what they say?",

@@ -6,9 +6,12 @@ import shutil
 import numpy as np
 import pytest
 
+from embedpipe.evaluate.candidates import Candidates
 from embedpipe.evaluate.cost import frontier
+from embedpipe.evaluate.metrics import point_metrics
 from embedpipe.heads.registry import load_head
 from embedpipe.manifest.targets import Targets
+from embedpipe.train import task as task_module
 from embedpipe.train.cost import num_parameters
 from embedpipe.train.screening import screen_task
 
@@ -137,3 +140,20 @@ def test_heads_can_be_selected_by_what_needs_probabilities(bench, by):
             best = max(row["candidates"], key=lambda one: sign * one["val"][by])
             assert row["params"] == best["params"]
     assert {row["metric"] for row in bench.scores()["screen"]} == {"balanced_accuracy"}
+
+
+def test_every_candidate_says_what_it_said_when_it_was_scored(bench):
+    bench.train()
+    shown = Candidates.read(bench.paths.candidates)
+    codes = np.array([bench.classes.index(bench.labels[bench.ids.index(one)]) for one in shown.sample_ids])
+    rows = [row for row in bench.scores()["arms"] if row["k_shot"] == "all" and row["role"] != "none"]
+    assert set(shown.scores) == {row["arm"] for row in rows}
+    for row in rows:
+        for candidate, scores in zip(row["candidates"], shown.scores[row["arm"]], strict=True):
+            assert point_metrics("classes", codes, scores) == pytest.approx(candidate["val"])
+
+
+def test_too_many_candidates_are_not_kept(bench, monkeypatch):
+    monkeypatch.setattr(task_module, "MOST_NBYTES", 100)
+    bench.train()
+    assert Candidates.read(bench.paths.candidates).scores == {}
