@@ -34,10 +34,10 @@ def test_a_common_offset_does_not_hide_a_difference():
     assert relative_error(reference, found) > 0.1
 
 
-def features(images, resize_px=32, scale=1.0):
+def features(images, resize_px=32, scale=1.0, reduction=torch.nn.AdaptiveAvgPool2d):
     torch.manual_seed(0)
     network = torch.nn.Sequential(
-        torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 8, 3), torch.nn.AdaptiveAvgPool2d(2)
+        torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 8, 3), reduction(2)
     )
     with torch.no_grad():
         network[2].weight *= scale
@@ -54,6 +54,14 @@ def test_one_convolution_scaled_by_a_thousandth_is_refused_in_float32():
 
 def test_another_resize_is_refused_at_every_precision():
     stored, found = features(probe_images()), features(probe_images(), resize_px=36)
+    for precision in ("float32", "float16", "bfloat16"):
+        with pytest.raises(ProbeMismatch):
+            check_probe("backbones.b", stored, found, precision)
+
+
+def test_a_reduction_that_computes_something_else_is_refused_at_every_precision():
+    stored = features(probe_images())
+    found = features(probe_images(), reduction=torch.nn.AdaptiveMaxPool2d)
     for precision in ("float32", "float16", "bfloat16"):
         with pytest.raises(ProbeMismatch):
             check_probe("backbones.b", stored, found, precision)

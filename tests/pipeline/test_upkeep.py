@@ -176,6 +176,23 @@ def test_gc_says_what_it_will_free_and_frees_it_only_then(project, cli, embedded
     assert cli(project, "verify", "net")[0] == 0
 
 
+def test_a_group_of_an_older_format_is_left_aside_and_freed_by_gc(project, cli, embedded):
+    (group,) = (project / ".embedpipe/stores").glob(
+        f"{FeatureStore.open(project / 'data/features/net').spec.fingerprint}*"
+    )
+    plate = json.loads((group / "group.json").read_text())
+    old = group.with_name("0" * 32)
+    old.mkdir()
+    plate["spec"]["format_version"] = plate["format_version"] = 1
+    (old / "group.json").write_text(json.dumps(plate))
+    add_image(project)
+    assert embedded(project)[0] == 1
+    told = json.loads(cli(project, "gc", "--json")[1])
+    assert [one["group"] for one in told["groups"]] == [old.name]
+    assert cli(project, "gc", "--yes")[0] == 0
+    assert not old.exists() and group.exists()
+
+
 def test_gc_frees_kept_fits_that_no_scores_need_and_only_once_every_task_was_trained(project, cli):
     memo = project / ".embedpipe/heads"
     assert memo.is_dir() and "nothing to free" in cli(project, "gc")[2]

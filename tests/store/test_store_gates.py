@@ -38,6 +38,24 @@ def test_nan_and_inf_name_the_first_few_samples(value: float, word: str, dtype: 
         to_storage(values, dtype, "t", names)
 
 
+def test_every_float16_is_taken_if_it_is_finite_and_refused_if_it_is_not() -> None:
+    every = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    finite = np.isfinite(every)
+    assert to_storage(every[finite], "float16", "t").tobytes() == every[finite].tobytes()
+    for value in every[~finite][:: len(every[~finite]) // 50]:
+        with pytest.raises(FeatureValueError):
+            to_storage(np.array([1, value, -1], np.float16), "float16", "t")
+
+
+@pytest.mark.parametrize("bits", [0x7F800000, 0xFF800000, 0x7FC00000, 0xFFC00000, 0x7F800001, 0xFFFFFFFF])
+def test_no_float32_that_is_not_finite_is_taken(bits: int) -> None:
+    value = np.array([bits], np.uint32).view(np.float32)
+    with pytest.raises(FeatureValueError):
+        to_storage(np.concatenate([value, np.float32([-1, 1])]), "float32", "t")
+    largest = np.array([0x7F7FFFFF, 0xFF7FFFFF], np.uint32).view(np.float32)
+    assert to_storage(largest, "float32", "t").tobytes() == largest.tobytes()
+
+
 def test_without_names_positions_are_said() -> None:
     with pytest.raises(FeatureValueError, match="1 of 2 samples: 1;"):
         to_storage(np.array([[1.0], [np.nan]]), "float16", "t")
