@@ -70,7 +70,7 @@ class Head(BaseEstimator):  # type: ignore[misc]
     def fit(self, X: Any, y: Any) -> Self:
         """Fit on rows X (N, D) with targets y (N,)."""
         training = self._training(X, y)
-        self._fit_many([self], training)
+        self._fit_prepared([self], training)
         return self
 
     @classmethod
@@ -100,12 +100,17 @@ class Head(BaseEstimator):  # type: ignore[misc]
             for name in ("n_features_in_", "feature_names_in_", "classes_"):
                 if hasattr(heads[0], name):
                     setattr(head, name, getattr(heads[0], name))
-        cls._fit_many(heads, training)
+        cls._fit_prepared(heads, training)
         return heads
 
     @classmethod
     def _from_candidate(cls, candidate: Mapping[str, Any]) -> Self:
         return cls(**candidate)
+
+    @classmethod
+    def _fit_prepared(cls, heads: Sequence[Self], training: Training) -> None:
+        """Fit `heads` after whatever they do to rows first: nothing, save where a family says so."""
+        cls._fit_many(heads, training)
 
     @classmethod
     def _fit_many(cls, heads: Sequence[Self], training: Training) -> None:
@@ -197,6 +202,10 @@ class Head(BaseEstimator):  # type: ignore[misc]
             return _checked(X, type(self).__name__)
         return ArrayRows(self._check_rows(X.X if isinstance(X, ArrayRows) else X))
 
+    def _seen(self, X_ND: np.ndarray) -> np.ndarray:
+        """Checked rows as the weights of a linear head see them."""
+        return X_ND
+
     def state(self) -> HeadState:
         """Everything learned, for saving."""
         tensors = {name: np.ascontiguousarray(getattr(self, name)) for name in self.learned}
@@ -225,7 +234,7 @@ class WeightedHead(Head):
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Fit on rows X (N, D) with targets y (N,), each as if it stood there `sample_weight` times."""
         training = self._training(X, y, sample_weight=sample_weight)
-        self._fit_many([self], training)
+        self._fit_prepared([self], training)
         return self
 
 

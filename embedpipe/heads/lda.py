@@ -13,6 +13,7 @@ import numpy as np
 from embedpipe.heads.base import WeightedHead, grouped
 from embedpipe.heads.gram import Normal
 from embedpipe.heads.linear import LinearClassifierHead, Scaling
+from embedpipe.heads.prepared import PreparedHead
 from embedpipe.heads.stored import moments_of
 from embedpipe.heads.training import Training
 
@@ -61,7 +62,7 @@ class Discriminants:
         return self.scaling.fold(weights_DK, np.log(self.prior_K) - halves_K)
 
 
-class LdaHead(WeightedHead, LinearClassifierHead):
+class LdaHead(PreparedHead, WeightedHead, LinearClassifierHead):
     """Linear discriminant analysis: Gaussian classes that share one covariance.
 
     Parameters
@@ -71,6 +72,12 @@ class LdaHead(WeightedHead, LinearClassifierHead):
         the covariance as it is, 1 is the nearest class mean.
     standardise : bool
         Scale columns to unit variance on the training rows.
+    normalise : bool
+        Scale rows to unit length first.
+    pca : int, optional
+        Replace columns by as many principal components of the training rows.
+    whiten : bool
+        Scale the components to unit variance.
 
     Notes
     -----
@@ -81,9 +88,20 @@ class LdaHead(WeightedHead, LinearClassifierHead):
     family = "lda"
     streams = True
 
-    def __init__(self, shrinkage: float = 0.1, *, standardise: bool = True) -> None:
+    def __init__(
+        self,
+        shrinkage: float = 0.1,
+        *,
+        standardise: bool = True,
+        normalise: bool = False,
+        pca: int | None = None,
+        whiten: bool = False,
+    ) -> None:
         self.shrinkage = shrinkage
         self.standardise = standardise
+        self.normalise = normalise
+        self.pca = pca
+        self.whiten = whiten
 
     @classmethod
     def _fit_many(cls, heads: Sequence[Self], training: Training) -> None:

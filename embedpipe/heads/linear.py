@@ -103,7 +103,8 @@ class LinearClassifierHead(ClassifierHead):
     intercept_: np.ndarray
 
     def _scores(self, X_ND: np.ndarray) -> np.ndarray:
-        scores: np.ndarray = X_ND.astype(np.float64, copy=False) @ self.coef_.T + self.intercept_
+        rows_ND = self._seen(X_ND)
+        scores: np.ndarray = rows_ND.astype(np.float64, copy=False) @ self.coef_.T + self.intercept_
         return np.concatenate([np.zeros_like(scores), scores], axis=1) if scores.shape[1] == 1 else scores
 
 
@@ -123,5 +124,6 @@ class LinearRegressorHead(RegressorHead):
     intercept_: float
 
     def _values(self, X_ND: np.ndarray) -> np.ndarray:
-        values: np.ndarray = X_ND.astype(np.float64, copy=False) @ self.coef_ + self.intercept_
+        rows_ND = self._seen(X_ND)
+        values: np.ndarray = rows_ND.astype(np.float64, copy=False) @ self.coef_ + self.intercept_
         return values

@@ -144,6 +144,12 @@ class LogisticHead(LinearPathHead):
         Most steps.
     class_weight : None, str or mapping
         ``balanced``: each class counts the same in all; or weights by label.
+    normalise : bool
+        Scale rows to unit length first.
+    pca : int, optional
+        Replace columns by as many principal components of the training rows.
+    whiten : bool
+        Scale the components to unit variance.
     multi_class : str
         ``multinomial`` or ``one_vs_rest``.
 
@@ -166,8 +172,20 @@ class LogisticHead(LinearPathHead):
         max_iter: int = 3000,
         class_weight: Any = None,
         multi_class: str = "multinomial",
+        normalise: bool = False,
+        pca: int | None = None,
+        whiten: bool = False,
     ) -> None:
-        super().__init__(C, standardise=standardise, tol=tol, max_iter=max_iter, class_weight=class_weight)
+        super().__init__(
+            C,
+            standardise=standardise,
+            tol=tol,
+            max_iter=max_iter,
+            class_weight=class_weight,
+            normalise=normalise,
+            pca=pca,
+            whiten=whiten,
+        )
         self.multi_class = multi_class
 
     shared = (*LinearPathHead.shared, "multi_class")

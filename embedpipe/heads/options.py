@@ -125,6 +125,16 @@ def product(grid: dict[str, tuple[Any, ...]]) -> list[dict[str, Any]]:
     return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
 
 
+Wishes = Annotated[tuple[bool | None, ...], BeforeValidator(expand), AfterValidator(distinct)]
+Components = Annotated[tuple[Count | None, ...], BeforeValidator(expand), AfterValidator(distinct)]
+NORMALISE = "Scale rows to unit length first; off (null), as in most published linear evaluations."
+PCA = (
+    "Principal components of the training rows that replace the columns; null keeps the columns, "
+    "since the L2 penalty already holds back weak directions."
+)
+WHITEN = "Scale the principal components to unit variance; off (null), as weak directions then count like strong ones."
+
+
 class LogisticOptions(HeadOptions):
     """Multinomial logistic regression."""
 
@@ -146,6 +156,9 @@ class LogisticOptions(HeadOptions):
         default=(None,),
         description="Softmax over classes (multinomial; null is the same) or one sigmoid a class (one_vs_rest).",
     )
+    normalise: Wishes = Field(default=(None,), description=NORMALISE)
+    pca: Components = Field(default=(None,), description=PCA)
+    whiten: Wishes = Field(default=(None,), description=WHITEN)
 
     def few_shot(self) -> dict[str, tuple[Any, ...]]:
         return {**super().few_shot(), "C": _near(self.C, 0.1)}
@@ -164,6 +177,9 @@ class RidgeOptions(HeadOptions):
         description="Scale columns to unit variance on the training rows, so that one alpha suits every tap.",
     )
     class_weight: ClassWeights = Field(default=(None,), description=CLASS_WEIGHT)
+    normalise: Wishes = Field(default=(None,), description=NORMALISE)
+    pca: Components = Field(default=(None,), description=PCA)
+    whiten: Wishes = Field(default=(None,), description=WHITEN)
 
     def few_shot(self) -> dict[str, tuple[Any, ...]]:
         return {**super().few_shot(), "alpha": _near(self.alpha, 100.0)}
@@ -182,6 +198,9 @@ class SvmOptions(HeadOptions):
         description="Scale columns to unit variance on the training rows, so that one C suits every tap.",
     )
     class_weight: ClassWeights = Field(default=(None,), description=CLASS_WEIGHT)
+    normalise: Wishes = Field(default=(None,), description=NORMALISE)
+    pca: Components = Field(default=(None,), description=PCA)
+    whiten: Wishes = Field(default=(None,), description=WHITEN)
 
     def few_shot(self) -> dict[str, tuple[Any, ...]]:
         return {**super().few_shot(), "C": _near(self.C, 0.01)}
@@ -214,6 +233,9 @@ class LdaOptions(HeadOptions):
         default=(True,),
         description="Scale columns to unit variance on the training rows, so that shrinking suits each alike.",
     )
+    normalise: Wishes = Field(default=(None,), description=NORMALISE)
+    pca: Components = Field(default=(None,), description=PCA)
+    whiten: Wishes = Field(default=(None,), description=WHITEN)
 
     def few_shot(self) -> dict[str, tuple[Any, ...]]:
         return {**super().few_shot(), "shrinkage": (min(self.shrinkage, key=lambda one: abs(one - 0.5)),)}

@@ -13,13 +13,14 @@ import numpy as np
 from embedpipe.heads.base import WeightedHead, grouped
 from embedpipe.heads.design import Design
 from embedpipe.heads.linear import LinearClassifierHead
+from embedpipe.heads.prepared import PreparedHead
 from embedpipe.heads.solver import Loss, minimise
 from embedpipe.heads.training import Training
 
 # G strengths
 
 
-class LinearPathHead(WeightedHead, LinearClassifierHead):
+class LinearPathHead(PreparedHead, WeightedHead, LinearClassifierHead):
     """A linear classifier that minimises ``C * sum(loss) + ||W||^2 / 2``."""
 
     learned_values = ("n_iter_", "objective_")
@@ -37,12 +38,18 @@ class LinearPathHead(WeightedHead, LinearClassifierHead):
         tol: float = 1e-6,
         max_iter: int = 3000,
         class_weight: Any = None,
+        normalise: bool = False,
+        pca: int | None = None,
+        whiten: bool = False,
     ) -> None:
         self.C = C
         self.standardise = standardise
         self.tol = tol
         self.max_iter = max_iter
         self.class_weight = class_weight
+        self.normalise = normalise
+        self.pca = pca
+        self.whiten = whiten
 
     def _loss(self, codes: np.ndarray, num_classes: int, weight: np.ndarray | None) -> Loss:
         raise NotImplementedError

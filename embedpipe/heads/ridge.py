@@ -12,6 +12,7 @@ import numpy as np
 
 from embedpipe.heads.base import WeightedHead, grouped, softmax
 from embedpipe.heads.linear import LinearClassifierHead, LinearRegressorHead
+from embedpipe.heads.prepared import PreparedHead
 from embedpipe.heads.ridge_path import ridge_path
 from embedpipe.heads.temperature import FEWEST, MOST_SCORES, fit_inverse_temperature, spread_index
 from embedpipe.heads.training import Training
@@ -19,7 +20,7 @@ from embedpipe.heads.training import Training
 # N rows, D features, K targets
 
 
-class RidgeClassifierHead(WeightedHead, LinearClassifierHead):
+class RidgeClassifierHead(PreparedHead, WeightedHead, LinearClassifierHead):
     """Ridge on one-hot targets, as scikit-learn's RidgeClassifier predicts.
 
     Parameters
@@ -30,6 +31,12 @@ class RidgeClassifierHead(WeightedHead, LinearClassifierHead):
         Scale columns to unit variance on the training rows.
     class_weight : None, str or mapping
         ``balanced``: each class counts the same in all; or weights by label.
+    normalise : bool
+        Scale rows to unit length first.
+    pca : int, optional
+        Replace columns by as many principal components of the training rows.
+    whiten : bool
+        Scale the components to unit variance.
 
     Attributes
     ----------
@@ -44,10 +51,22 @@ class RidgeClassifierHead(WeightedHead, LinearClassifierHead):
     learned_values = ("inverse_temperature_",)
     inverse_temperature_: float
 
-    def __init__(self, alpha: float = 1.0, *, standardise: bool = True, class_weight: Any = None) -> None:
+    def __init__(
+        self,
+        alpha: float = 1.0,
+        *,
+        standardise: bool = True,
+        class_weight: Any = None,
+        normalise: bool = False,
+        pca: int | None = None,
+        whiten: bool = False,
+    ) -> None:
         self.alpha = alpha
         self.standardise = standardise
         self.class_weight = class_weight
+        self.normalise = normalise
+        self.pca = pca
+        self.whiten = whiten
 
     @classmethod
     def _fit_many(cls, heads: Sequence[Self], training: Training) -> None:
@@ -71,15 +90,16 @@ class RidgeClassifierHead(WeightedHead, LinearClassifierHead):
 
     def loo_scores(self, X: Any, y: Any) -> np.ndarray:
         """Leave-one-out scores of rows X with classes y under this head's alpha, shape (N, K)."""
-        training = type(self)(**self.get_params())._training(X, y)
+        prepared = self._prepared(type(self)(**self.get_params())._training(X, y))
+        training = prepared.training
         onehot, weight = training.onehot, training.weight_of(self.class_weight)
-        path = ridge_path(training.rows, onehot, standardise=self.standardise, weight=weight)
+        path = ridge_path(training.rows, onehot, standardise=prepared.standardise, weight=weight)
         mass = training.mass_of(self.class_weight)
         every = np.arange(len(training.y))
         return path.left_out(training.rows, onehot, every, mass).scores(self.alpha)
 
 
-class RidgeRegressorHead(WeightedHead, LinearRegressorHead):
+class RidgeRegressorHead(PreparedHead, WeightedHead, LinearRegressorHead):
     """Ridge regression of one number.
 
     Parameters
@@ -88,14 +108,31 @@ class RidgeRegressorHead(WeightedHead, LinearRegressorHead):
         L2 strength, above 0.
     standardise : bool
         Scale columns to unit variance on the training rows.
+    normalise : bool
+        Scale rows to unit length first.
+    pca : int, optional
+        Replace columns by as many principal components of the training rows.
+    whiten : bool
+        Scale the components to unit variance.
     """
 
     family = "ridge"
     streams = True
 
-    def __init__(self, alpha: float = 1.0, *, standardise: bool = True) -> None:
+    def __init__(
+        self,
+        alpha: float = 1.0,
+        *,
+        standardise: bool = True,
+        normalise: bool = False,
+        pca: int | None = None,
+        whiten: bool = False,
+    ) -> None:
         self.alpha = alpha
         self.standardise = standardise
+        self.normalise = normalise
+        self.pca = pca
+        self.whiten = whiten
 
     @classmethod
     def _fit_many(cls, heads: Sequence[Self], training: Training) -> None:
@@ -113,8 +150,9 @@ class RidgeRegressorHead(WeightedHead, LinearRegressorHead):
 
     def loo_scores(self, X: Any, y: Any) -> np.ndarray:
         """Leave-one-out predictions of rows X with values y under this head's alpha, shape (N,)."""
-        training = type(self)(**self.get_params())._training(X, y)
+        prepared = self._prepared(type(self)(**self.get_params())._training(X, y))
+        training = prepared.training
         Y_NK = training.y[:, None]
-        path = ridge_path(training.rows, Y_NK, standardise=self.standardise)
+        path = ridge_path(training.rows, Y_NK, standardise=prepared.standardise)
         every = np.arange(len(training.y))
         return path.left_out(training.rows, Y_NK, every, None).scores(self.alpha)[:, 0]

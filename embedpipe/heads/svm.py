@@ -58,6 +58,12 @@ class SvmHead(LinearPathHead):
         Most steps.
     class_weight : None, str or mapping
         ``balanced``: each class counts the same in all; or weights by label.
+    normalise : bool
+        Scale rows to unit length first.
+    pca : int, optional
+        Replace columns by as many principal components of the training rows.
+    whiten : bool
+        Scale the components to unit variance.
 
     Attributes
     ----------
@@ -81,8 +87,20 @@ class SvmHead(LinearPathHead):
         tol: float = 1e-4,
         max_iter: int = 3000,
         class_weight: Any = None,
+        normalise: bool = False,
+        pca: int | None = None,
+        whiten: bool = False,
     ) -> None:
-        super().__init__(C, standardise=standardise, tol=tol, max_iter=max_iter, class_weight=class_weight)
+        super().__init__(
+            C,
+            standardise=standardise,
+            tol=tol,
+            max_iter=max_iter,
+            class_weight=class_weight,
+            normalise=normalise,
+            pca=pca,
+            whiten=whiten,
+        )
 
     def _loss(self, codes: np.ndarray, num_classes: int, weight: np.ndarray | None) -> Loss:
         return SquaredHingeLoss(codes, num_classes, weight)
