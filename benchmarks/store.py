@@ -99,7 +99,8 @@ def write_store(folder: Path, read: Callable[[int, int], np.ndarray], keys: np.n
                 for segment in block.segments:
                     for start in range(0, len(segment.rows), 1024):
                         some = segment.rows[start : start + 1024]
-                        writer.append(some, {TAP.name: read(int(some[0]), int(some[-1]) + 1)})
+                        values = {TAP.name: read(int(some[0]), int(some[-1]) + 1)}
+                        writer.append(some, values, handed_over=True)
                 writer.commit()
     return group.path
 
@@ -325,7 +326,7 @@ def measure(folder: Path, rows: int, columns: int, rounds: int) -> dict[str, Any
             rounds,
         ),
         "memory": lambda: measure_memory(folder, rows, columns),
-        "write": lambda: measure_write(folder, columns, min(rows, 32768), rounds),
+        "write": lambda: measure_write(folder, columns, rows, rounds),
     }.items():
         found |= part()
         print(name, {key: _rounded(value) for key, value in found.items()}, flush=True)

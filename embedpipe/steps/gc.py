@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from embedpipe.errors import DataError
+from embedpipe.errors import DataError, StoreError
 from embedpipe.manifest.table import Manifest
 from embedpipe.spec import BackboneSpec
 from embedpipe.steps.sections import Sections
@@ -172,8 +173,11 @@ def _committed_specs(workspace: Workspace) -> Iterable[BackboneSpec]:
                 data = TrackedFolder(workspace.root, workspace.root / path, revision=revision).read(
                     published.NAME
                 )
-                if data is not None:
-                    yield parse_contents(data, path).spec
+                with contextlib.suppress(
+                    StoreError
+                ):  # one of another format names no group that could be read
+                    if data is not None:
+                        yield parse_contents(data, path).spec
 
 
 def _wanted_keys(workspace: Workspace) -> np.ndarray:

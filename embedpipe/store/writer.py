@@ -146,6 +146,7 @@ class BlockWriter:
         holes: dict[int, str] | None = None,
         *,
         names: Sequence[str] | None = None,
+        handed_over: bool = False,
     ) -> None:
         """Spool one micro-batch of one segment.
 
@@ -159,6 +160,8 @@ class BlockWriter:
             Rows of the segment that failed; not in `rows`.
         names
             Sample of each of `rows`, for the errors.
+        handed_over
+            The caller changes `values` no more: what needs no cast is held without a copy.
 
         Raises
         ------
@@ -186,7 +189,7 @@ class BlockWriter:
             if values[name].shape != expected:
                 raise ShapeError(f"tap {name}: expected shape {expected}, found {values[name].shape}")
             stored[name] = to_storage(values[name], self._taps[name].dtype, name, names)
-            if np.may_share_memory(stored[name], values[name]):  # the caller may fill its buffer again
+            if not handed_over and np.may_share_memory(stored[name], values[name]):
                 stored[name] = stored[name].copy()
         self._journal.append(rows, stored, failed)
         self._mark(rows, failed)

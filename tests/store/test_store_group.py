@@ -17,7 +17,7 @@ from embedpipe.spec import TapSpec
 from embedpipe.store import FeatureStore, find_groups, nearest_group, open_group
 from embedpipe.store.layout import block_rows, new_taps
 
-from .conftest import GAP, GRID, SPEC, Grower, expected, feature, files_of, keys_of
+from .conftest import GAP, GRID, SHAPES, SPEC, Grower, expected, feature, files_of, keys_of
 
 NAMES = [f"s{i}" for i in range(37)]
 
@@ -215,6 +215,24 @@ def test_no_group_yet_is_said(tmp_path: Path) -> None:
     assert nearest_group(tmp_path, SPEC) is None
     with pytest.raises(SpecMismatch, match="no features of tiny yet"):
         open_group(tmp_path, SPEC, create=False)
+
+
+@pytest.mark.parametrize("handed_over", [False, True])
+def test_a_buffer_may_be_filled_again_unless_it_was_handed_over(grower: Grower, handed_over: bool) -> None:
+    group = grower.open()
+    with group.lock():
+        group.recover()
+        group.ensure_taps({GRID: SHAPES[GRID]})
+        plan = group.plan(keys_of(["a", "b"]))
+        with group.writer(plan, plan.blocks[0], batch=1) as writer:
+            buffer = np.empty((1, *SHAPES[GRID]), np.float32)
+            for row in range(2):
+                buffer = buffer.copy() if handed_over else buffer
+                buffer[...] = row + 1
+                writer.append([row], {GRID.name: buffer}, handed_over=handed_over)
+            writer.commit()
+    rows = FeatureStore.open(group.path).read(GRID.name, slice(None))
+    np.testing.assert_array_equal(rows.reshape(2, -1)[:, 0], [1, 2])
 
 
 def test_another_format_version_is_an_error_that_says_what_to_do(grower: Grower) -> None:
