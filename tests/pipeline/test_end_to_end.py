@@ -188,6 +188,30 @@ def test_opening_the_test_is_logged_and_shown_until_predictions_change(project, 
     assert not [row for row in leaderboard(project) if row["test"] is not None and row["k_shot"] == "all"]
 
 
+def test_a_changed_test_label_hides_the_figures_read_before_and_trains_nothing(project, cli):
+    _, before, _ = cli(project, "info")
+    assert before.rstrip().splitlines()[-2] == "The test is sealed: `embedpipe test` opens it."
+    assert cli(project, "test", "--task", "round")[0] == 0
+    assert "The test was opened 1 time." in cli(project, "info")[1]  # before any comparison has seen the log
+    from embedpipe.manifest.targets import Targets
+
+    sample = Targets.read(project / "data/sealed/round.parquet").sample_ids[0]
+    opened = (project / "data/targets/round.parquet").read_bytes()
+    lines = (project / "round.csv").read_text().splitlines()
+    swap = {"yes": "no", "no": "yes"}
+    lines = [
+        f"{sample},{swap[line.split(',')[1]]}" if line.startswith(f"{sample},") else line for line in lines
+    ]
+    (project / "round.csv").write_text("\n".join(lines) + "\n")
+    assert cli(project, "ingest")[0] == 0
+    assert (
+        project / "data/targets/round.parquet"
+    ).read_bytes() == opened  # so no stage but compare runs again
+    assert "The test was opened 1 time, but not for these predictions" in cli(project, "info")[1]
+    assert cli(project, "compare")[0] == 0
+    assert all(row["test"] is None for row in leaderboard(project))
+
+
 def test_a_saved_head_predicts_the_stored_predictions_to_the_bit(finished):
     from embedpipe.features.table import open_features
     from embedpipe.heads.registry import load_head
