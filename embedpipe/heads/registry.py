@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from embedpipe.heads.base import Head
 
-Kind = Literal["classes", "number", "dense_classes", "dense_number"]
+Kind = Literal["classes", "number", "labels", "dense_classes", "dense_number"]
 Inputs = Literal["rows", "maps", "tokens", "taps"]
 SKLEARN = "sklearn:"
 
@@ -50,12 +50,19 @@ class Family:
 
 
 FAMILIES: Mapping[str, Family] = {
-    "logistic": Family(opt.LogisticOptions, {"classes": "embedpipe.heads.logistic:LogisticHead"}),
+    "logistic": Family(
+        opt.LogisticOptions,
+        {
+            "classes": "embedpipe.heads.logistic:LogisticHead",
+            "labels": "embedpipe.heads.multilabel:LogisticLabelsHead",
+        },
+    ),
     "ridge": Family(
         opt.RidgeOptions,
         {
             "classes": "embedpipe.heads.ridge:RidgeClassifierHead",
             "number": "embedpipe.heads.ridge:RidgeRegressorHead",
+            "labels": "embedpipe.heads.multilabel:RidgeLabelsHead",
         },
     ),
     "svm": Family(opt.SvmOptions, {"classes": "embedpipe.heads.svm:SvmHead"}),
@@ -281,8 +288,9 @@ def fit_grid(
     found = head_class(family, kind)
     extra = {"estimator": family} if family.startswith(SKLEARN) else {}
     params = [{**candidate, **extra} for candidate in candidates]
-    if kind == "number":  # which has no classes to weigh
-        params = [{name: one[name] for name in one if name != "class_weight"} for one in params]
+    if kind in ("number", "labels"):  # which have no classes to weigh, nor a softmax
+        left = ("class_weight", "multi_class")
+        params = [{name: one[name] for name in one if name not in left} for one in params]
     return list(
         found.fit_grid(
             params,
