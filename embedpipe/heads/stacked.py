@@ -180,7 +180,8 @@ def _batches(
     train: Sampled, order: np.ndarray, batch: int, loss: LossName, num_outputs: int
 ) -> Iterator[tuple[torch.Tensor, Wanted]]:
     """Rows in `order`, a batch at a time; gathered in chunks of several batches."""
-    row_nbytes = max(1, nbytes_of(train.rows) // max(1, train.rows.shape[0]))
+    # targets are laid out as wide as the outputs
+    row_nbytes = max(nbytes_of(train.rows) // max(1, train.rows.shape[0]), 4 * num_outputs)
     chunk = max(1, CHUNK_NBYTES // (row_nbytes * batch)) * batch
     for start in range(0, len(order), chunk):
         index = order[start : start + chunk]
@@ -198,7 +199,7 @@ class _Judge:
     def __init__(self, net: Net, loss: LossName, num_outputs: int, val: Sampled) -> None:
         self.net, self.loss, self.num_outputs, self.val = net, loss, num_outputs, val
         self._kept: list[tuple[torch.Tensor, Wanted]] | None = None
-        if nbytes_of(val.rows) <= KEPT_NBYTES:
+        if nbytes_of(val.rows) + 4 * num_outputs * val.rows.shape[0] <= KEPT_NBYTES:
             self._kept = list(self._parts())
 
     def losses(self, params: Params) -> torch.Tensor:

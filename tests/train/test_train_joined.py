@@ -1,5 +1,7 @@
 """Arms on several taps or stores, and on maps: how they are planned, named, read and reported."""
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -110,14 +112,13 @@ def test_a_tap_joined_with_nothing_is_screened_once(make_bench):
     assert sorted(screens) == ["blank/a.gap", "net/a.gap", "net/b.gap", "pixels/pixels.flatten"]
 
 
-@pytest.mark.parametrize("memory_nbytes", [1 << 30, 1])
-def test_fused_taps_say_what_they_weigh(make_bench, memory_nbytes):
+def test_fused_taps_say_what_they_weigh(make_bench):
     heads = {
         "layerwise": {"backbones": "net", "lr": 0.03},
         "group_lasso": {"backbones": "net", "strength": 0.5},
     }
     bench = make_bench(heads=_lists(heads), compare={"k_shot": ["all"]})
-    bench.train(memory_nbytes=memory_nbytes)
+    bench.train()
     rows = {row["head"]: row for row in bench.scores()["arms"] if row["head"] in heads}
     fused, sparse = rows["layerwise"], rows["group_lasso"]
     assert fused["arm"] == "layerwise@net/a.gap+b.gap" and "widths" not in fused["params"]
@@ -133,19 +134,39 @@ def test_heads_of_maps_see_maps_and_grids_and_leave_vectors_out(make_bench):
     flat = np.repeat(net.taps["b.gap"], 4, axis=1)  # a grid whose four places are alike
     net.taps["b.grid2"] = flat
     net.card.taps["b.grid2"] = TapCard("b.grid2", "b", "grid:2", 1.0, (24,))
-    for memory_nbytes in (1 << 30, 1):
-        bench.train(memory_nbytes=memory_nbytes)
-        arms = {row["arm"]: row for row in bench.scores()["arms"]}
-        assert {arm for arm in arms if arm.startswith(("conv", "attentive"))} == {
-            "conv@net/b.grid2",
-            "attentive@net/b.grid2",
-        }
-        head = load_head(bench.paths.heads_dir / "conv@net" / "b.grid2")
-        assert head.input_shape_ == (6, 2, 2)
-        found = Predictions.read(bench.paths.predictions).scores("conv@net/b.grid2")
-        rows = [bench.ids.index(one) for one in found.sample_ids]
-        wanted = head.predict_proba(flat.reshape(-1, 6, 2, 2)[rows])
-        np.testing.assert_allclose(found.scores[0], wanted, atol=1e-6)
+    bench.train()
+    arms = {row["arm"]: row for row in bench.scores()["arms"]}
+    assert {arm for arm in arms if arm.startswith(("conv", "attentive"))} == {
+        "conv@net/b.grid2",
+        "attentive@net/b.grid2",
+    }
+    head = load_head(bench.paths.heads_dir / "conv@net" / "b.grid2")
+    assert head.input_shape_ == (6, 2, 2)
+    found = Predictions.read(bench.paths.predictions).scores("conv@net/b.grid2")
+    rows = [bench.ids.index(one) for one in found.sample_ids]
+    wanted = head.predict_proba(flat.reshape(-1, 6, 2, 2)[rows])
+    np.testing.assert_allclose(found.scores[0], wanted, atol=1e-6)
+
+
+def test_stacks_joins_and_maps_that_do_not_fit_memory_give_the_same_files_to_the_bit(make_bench):
+    heads = {
+        "sgd": {"epochs": 3},
+        "mlp": {"epochs": 3, "layers": 2, "dropout": 0.1, "hidden": 8},
+        "conv": {"epochs": 3},
+        "attentive": {"epochs": 3},
+        "layerwise": {"epochs": 3},
+        "group_lasso": {},
+        "both": {"family": "ridge", "join": [["net/*", "pixels/*"]]},
+    }
+    bench = make_bench(heads=heads, compare={"k_shot": [2, "all"], "draws": 2, "heads": ["sgd", "both"]})
+    net = bench.stores["net"]
+    net.taps["b.grid2"] = np.repeat(net.taps["b.gap"], 4, axis=1)
+    net.card.taps["b.grid2"] = TapCard("b.grid2", "b", "grid:2", 1.0, (24,))
+    bench.train()
+    whole = bench.outputs()
+    shutil.rmtree(bench.paths.memo_dir)
+    bench.train(memory_nbytes=1)
+    assert bench.outputs() == whole
 
 
 def test_a_head_without_maps_is_left_out_and_says_why(make_bench):
