@@ -131,10 +131,18 @@ class Journal:
         self, rows: npt.NDArray[np.int64], values: dict[str, npt.NDArray[Any]], holes: dict[int, str]
     ) -> None:
         """Take one micro-batch: `values` are [n, ...] in storage dtype, C-contiguous, and not changed after."""
+        nbytes = sum(value.nbytes for value in values.values())
         self.records.append(Spooled(rows, holes, values))
-        self._held_nbytes += sum(value.nbytes for value in values.values())
-        if self._clock() - self._synced_at >= self._sync_every_s or self._held_nbytes >= HELD_NBYTES:
+        self._held_nbytes += nbytes
+        if self._clock() - self._synced_at < self._sync_every_s and self._held_nbytes < HELD_NBYTES:
+            return
+        try:
             self.sync()
+        except OSError:
+            if self._num_written < len(self.records):  # not this one: it may be appended again
+                self.records.pop()
+                self._held_nbytes -= nbytes
+            raise
 
     def sync(self) -> None:
         """What was appended survives a kill of the machine after this."""

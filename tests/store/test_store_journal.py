@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from embedpipe.errors import DiskFullError
 from embedpipe.store.journal import Binding, Journal, read_journal
 
 TAPS = {"a.gap": ["float16", 3], "b.none": ["float32", 2, 2]}
@@ -134,3 +136,23 @@ def test_too_much_to_hold_is_written_before_its_time(tmp_path: Path, monkeypatch
     journal.append(np.array([10, 11]), values(1, 2), {})
     assert journal.is_on_disk
     journal.close()
+
+
+def test_what_could_not_be_written_may_be_appended_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(tmp_path / "b.journal", BINDING, KEYS, sync_every_s=0.0)
+    journal.append(np.array([8, 9]), values(0, 2), {})
+
+    def full(fd: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        with pytest.raises(DiskFullError, match="the disk is full"):
+            journal.append(np.array([10]), values(1, 1), {})
+    journal.append(np.array([10]), values(1, 1), {})
+    journal.close()
+    found = read_journal(tmp_path / "b.journal")
+    assert found is not None
+    assert [record.rows.tolist() for record in found.records] == [[8, 9], [10]]
