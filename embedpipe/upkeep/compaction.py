@@ -134,7 +134,7 @@ def erase(group: Group, rows: Sequence[int]) -> None:
 def journals_of(group: Group, keys: Collection[bytes]) -> list[Path]:
     """Journals that hold one of these keys, or that cannot be read: a kill leaves rows there that no shard has."""
     out = []
-    for path in sorted((group.path / JOURNAL).glob(f"*{SUFFIX}")):
+    for path in sorted((group.path / JOURNAL).rglob(f"*{SUFFIX}")):
         found = read_journal(path)
         if found is None or any(key.tobytes() in keys for key in found.keys):
             out.append(path)

@@ -129,6 +129,21 @@ def test_blocks_of_another_plan_are_not_taken_over(cli, template, tmp_path, monk
     assert code == 0 and json.loads(out)[0]["num_embedded"] == 72 and not spool(root).exists()
 
 
+def test_forgetting_a_sample_drops_what_tasks_have_spooled_of_it(cli, template, tmp_path, monkeypatch):
+    from embedpipe.store import layout
+
+    monkeypatch.setattr(layout, "MAX_SHARD_ROWS", 16)
+    root = shutil.copytree(template, tmp_path / "project")
+    assert cli(root, "extract", "net", "--task", "1/2")[0] == 0
+    before = sorted(spool(root).rglob("*.journal"))
+    code, _, err = cli(root, "forget", "circle/circle000.png", "--yes")
+    assert code == 0, err
+    after = sorted(spool(root).rglob("*.journal"))
+    assert len(before) == 3 and len(after) == 2  # the block that held it is gone, the others stay
+    code, out, _ = cli(root, "extract", "net", "--json")
+    assert code == 0 and json.loads(out)[0]["num_embedded"] == 72 - 16 - 8
+
+
 def test_a_failed_sample_is_quarantined_whoever_computed_it(cli, template, tmp_path, monkeypatch):
     from embedpipe.store import layout
 
@@ -155,6 +170,7 @@ def test_two_processes_at_once_give_the_bytes_of_one(template, serial, tmp_path)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # twenty runs of two processes each
 def test_twenty_kills_of_a_task_cost_no_byte(template, serial, tmp_path):
     root = shutil.copytree(template, tmp_path / "project")
     generator, num_killed = random.Random(0), 0

@@ -1,0 +1,406 @@
+"""How near extraction comes to the forward pass alone, and how far it is from what one writes first.
+
+    python benchmarks/extract.py [--quick] [--data FOLDER] [--num 3200] [--batch 32] [--repeats 3] [--peer PYTHON]
+
+Makes photographs of its own (JPEG, 500 x 375, deterministic) unless --data names a folder of images. ResNet-50 and
+ResNet-18 with random weights whose batch norms have seen these images (no download), taps layer2.gap and layer4.gap, in
+bfloat16 where the hardware has it; figures are ResNet-50's unless named.
+Every comparison is made in one process, alternated and repeated; the medians count. Times of extraction are of the
+whole command (manifest, probe, embedding, commit, publishing) less that of a run with nothing to do.
+
+efficiency       images/s of extraction / of a loop of forward passes over decoded float32 batches in memory
+vs_naive         / a DataLoader (the better of 0 and 2 workers), the transform, float32, hooks, np.save
+truncation_ratio time to layer2 alone / to both taps
+append_cost      time for 1 % more samples / for all
+array_overhead   time of one --task 1/1 / of a plain run
+peak_rss_growth  peak memory with 4 N samples / with N
+vs_peer          / thingsvision, by the Python given with --peer
+
+Ends with one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchvision
+from PIL import Image
+from safetensors.torch import save_file
+
+from embedpipe.backbones import BackboneOptions, load_backbone
+from embedpipe.backbones.backbone import Backbone, Precision
+from embedpipe.extract.device import has_bfloat16, resolve_device
+from embedpipe.steps.extract import extract_features, extract_part
+from embedpipe.steps.ingest import ingest_dataset
+from embedpipe.workspace import Workspace
+
+TAPS = ("layer2", "layer4")
+MODELS = ("resnet50", "resnet18")
+WIDTH, HEIGHT = 500, 375
+
+
+def make_photographs(folder: Path, num: int, first: int = 0) -> None:
+    """Value noise over eight octaves: about 60 kB each, as a photograph of that size has."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(first, first + num):
+        generator = np.random.default_rng(i)
+        total = np.zeros((HEIGHT, WIDTH, 3), np.float32)
+        for octave in range(8):
+            cells = 3 * 2**octave
+            small = generator.integers(0, 256, (cells, cells, 3), dtype=np.uint8)
+            layer = Image.fromarray(small).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC)
+            total += np.asarray(layer, np.float32) / 1.4**octave
+        low, high = total.min(), total.max()
+        pixels = ((total - low) * (255 / (high - low))).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i:06d}.jpg", quality=90)
+
+
+class Photos(torch.utils.data.Dataset):  # type: ignore[type-arg]
+    """What one writes first."""
+
+    def __init__(self, folder: Path) -> None:
+        self.paths = sorted(folder.rglob("*.jpg"))
+        self.transform = torchvision.models.ResNet50_Weights.IMAGENET1K_V1.transforms()
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        found: torch.Tensor = self.transform(Image.open(self.paths[index]).convert("RGB"))
+        return found
+
+
+def make_weights(path: Path, model: str, photos: Path) -> None:
+    """Random weights, with the statistics of 32 photographs in the batch norms: activations as a trained network's."""
+    if path.exists():
+        return
+    torch.manual_seed(0)
+    network = torchvision.models.get_model(model, weights=None)
+    for part in network.modules():
+        if isinstance(part, torch.nn.BatchNorm2d):
+            part.momentum = None  # plain averages
+    seen = Photos(photos)
+    x = torch.stack([seen[i % len(seen)] for i in range(32)])
+    with torch.no_grad():
+        network.train()(x)
+    save_file(network.state_dict(), path)
+
+
+def open_backbone(root: Path, photos: Path, model: str) -> Backbone:
+    """The backbone of every arm."""
+    weights = root / f"{model}.safetensors"
+    make_weights(weights, model, photos)
+    options = BackboneOptions(
+        model=f"torchvision:{model}", weights=str(weights), taps={tap: ["gap"] for tap in TAPS}
+    )
+    return load_backbone("net", options, root, source_dir=root)
+
+
+def precision() -> Precision:
+    """What the arms but the naive one compute in."""
+    return "bfloat16" if has_bfloat16(resolve_device("auto")) else "float32"
+
+
+class Project:
+    """A throw-away project over a folder of images."""
+
+    def __init__(
+        self, root: Path, photos: Path, model: str, batch: int, taps: tuple[str, ...] = TAPS
+    ) -> None:
+        make_weights(root.parent / f"{model}.safetensors", model, photos)
+        self.workspace = Workspace(root, root / ".embedpipe")
+        root.mkdir(parents=True)
+        content = {
+            "seed": 0,
+            "datasets": {"photos": {"source": {"kind": "folder", "path": str(photos)}}},
+            "tasks": {},
+            "backbones": {
+                "net": {
+                    "model": f"torchvision:{model}",
+                    "weights": str(root.parent / f"{model}.safetensors"),
+                    "taps": {tap: ["gap"] for tap in taps},
+                }
+            },
+            "extract": {"batch": batch, "precision": precision(), "max_failed": 0.0},
+        }
+        (root / "params.yaml").write_text(json.dumps(content))
+        self.list()
+
+    def list(self) -> None:
+        """Write the manifest."""
+        with contextlib.redirect_stderr(io.StringIO()):
+            ingest_dataset(self.workspace, "photos")
+
+    def forget(self) -> None:
+        """Remove every feature."""
+        for folder in (self.workspace.stores_dir, self.workspace.data / "features"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def extract(self) -> object:
+        """One run, with what it says kept quiet."""
+        return extract_features(self.workspace, "net")
+
+    def part(self) -> object:
+        """One run as the only task of an array."""
+        return extract_part(self.workspace, "net", "1/1")
+
+    def features(self, tap: str) -> np.ndarray:
+        """What is stored of a tap, in manifest order."""
+        from embedpipe.manifest.table import Manifest
+        from embedpipe.store.reader import FeatureStore
+
+        manifest = Manifest.read(self.workspace.manifest("photos"))
+        store = FeatureStore.open(self.workspace.features("net"))
+        return store.read(f"{tap}.gap", store.rows_of(manifest.keys))
+
+
+def timed(action: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    action()
+    return time.perf_counter() - began
+
+
+def bare(root: Path, model: str, batch: int, photos: Path, num: int) -> Callable[[], object]:
+    """Forward passes over decoded float32 batches that lie in memory, as fast as this machine makes them."""
+    backbone = open_backbone(root, photos, model)
+    device = resolve_device("auto")
+    forward = backbone.forward(backbone.tap_specs(), device, precision())
+    paths = sorted(photos.rglob("*.jpg"))[: 4 * batch]
+    decoded = [backbone.preprocess(Image.open(path).convert("RGB")) for path in paths]
+    batches = [torch.stack(decoded[i : i + batch]) for i in range(0, len(decoded) - batch + 1, batch)]
+    batches = [x.contiguous(memory_format=torch.channels_last).to(device) for x in batches]
+
+    def run() -> None:
+        for i in range(num // batch):
+            forward(batches[i % len(batches)])
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    forward(batches[0])
+    return run
+
+
+def naive(root: Path, model: str, batch: int, photos: Path, workers: int) -> Callable[[], object]:
+    """DataLoader, hooks, float32, np.save at the end."""
+    module = open_backbone(root, photos, model).module
+    module = module.to(memory_format=torch.contiguous_format)
+    device = resolve_device("auto")
+
+    def run() -> None:
+        kept: dict[str, list[np.ndarray]] = {tap: [] for tap in TAPS}
+        network = module.to(device)
+        handles = [
+            network.get_submodule(tap).register_forward_hook(
+                lambda part, inputs, output, tap=tap: kept[tap].append(output.mean((2, 3)).cpu().numpy())
+            )
+            for tap in TAPS
+        ]
+        loader = torch.utils.data.DataLoader(Photos(photos), batch_size=batch, num_workers=workers)
+        with torch.no_grad():
+            for x in loader:
+                network(x.to(device))
+        for tap in TAPS:
+            np.save(root / f"{tap}.npy", np.concatenate(kept[tap]))
+        for handle in handles:
+            handle.remove()
+
+    return run
+
+
+def one_model(root: Path, photos: Path, model: str, batch: int, repeats: int) -> dict[str, object]:
+    """Rates and ratios of one model, each the median of alternated repeats."""
+    num = len(sorted(photos.rglob("*.jpg")))
+    project = Project(root / model, photos, model, batch)
+    shallow = Project(root / f"{model}-shallow", photos, model, batch, TAPS[:1])
+    spent: dict[str, list[float]] = {}
+    verdicts = []
+    by_hand = {workers: naive(root, model, batch, photos, workers) for workers in (0, 2)}
+    loop: Callable[[], object] | None = None
+    for _ in range(repeats):
+        for one in (project, shallow):
+            one.forget()
+        before = torch.get_num_threads()
+        spent.setdefault("first", []).append(timed(project.extract))
+        summary = project.extract()  # nothing to do, warm
+        spent.setdefault("noop", []).append(timed(project.extract))
+        loop = loop or bare(root, model, batch, photos, num)
+        spent.setdefault("bare", []).append(timed(loop) * num / (num // batch * batch))
+        for workers, action in by_hand.items():
+            spent.setdefault(f"naive{workers}", []).append(timed(action))
+        spent.setdefault("shallow", []).append(timed(shallow.extract))
+        project.forget()
+        spent.setdefault("part", []).append(timed(project.part))
+        project.forget()
+        done = project.extract()
+        verdicts.append(done.verdict)  # type: ignore[attr-defined]
+        assert torch.get_num_threads() == before and summary is not None
+    seconds = {name: statistics.median(values) for name, values in spent.items()}
+    noop = seconds["noop"]
+    full = seconds["first"] - noop
+    reference = np.load(root / f"{TAPS[-1]}.npy")
+    found = project.features(TAPS[-1]).astype(np.float64)
+    error = float(np.linalg.norm(found - reference) / np.linalg.norm(reference))
+    return {
+        "precision": precision(),
+        "images_per_s": num / full,
+        "bare_images_per_s": num / seconds["bare"],
+        "naive_images_per_s": num / min(seconds["naive0"], seconds["naive2"]),
+        "noop_s": noop,
+        "efficiency": seconds["bare"] / full,
+        "vs_naive": min(seconds["naive0"], seconds["naive2"]) / full,
+        "error_vs_float32": error,  # relative L2 of layer4.gap as stored, against the naive arm's
+        "truncation_ratio": (seconds["shallow"] - noop) / full,
+        "array_overhead": (seconds["part"] - noop) / full,
+        "shares": verdicts[-1].shares,
+        "full_s": full,
+    }
+
+
+def append_cost(root: Path, photos: Path, batch: int, full_s: float, noop_s: float) -> float | None:
+    """Time for 1 % more samples / for all; None where 1 % is less than half a batch, which is always whole."""
+    num = len(sorted(photos.rglob("*.jpg")))
+    more = num // 100
+    if more < batch // 2:
+        return None
+    copy = shutil.copytree(photos, root / "grown")
+    project = Project(root / "append", copy, MODELS[0], batch)
+    project.extract()
+    make_photographs(copy, more, first=10**6)
+    project.list()
+    return (timed(project.extract) - noop_s) / full_s
+
+
+_PEAK = """
+import resource, sys
+from pathlib import Path
+from embedpipe.steps.extract import extract_features
+from embedpipe.workspace import Workspace
+root = Path(sys.argv[1])
+extract_features(Workspace(root, root / ".embedpipe"), "net")
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def peak_rss_growth(root: Path, batch: int, num: int) -> float:
+    """Peak memory of a process that embeds 4 N samples / N, with ResNet-18."""
+    peaks = []
+    for count in (num, 4 * num):
+        make_photographs(root / f"photos{count}", count)
+        Project(root / f"rss{count}", root / f"photos{count}", MODELS[1], batch)
+        found = subprocess.run(
+            [sys.executable, "-c", _PEAK, str(root / f"rss{count}")],
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True, text=True,
+        )  # fmt: skip
+        peaks.append(int(found.stdout.split()[-1]))
+    return peaks[1] / peaks[0]
+
+
+_PEER = """
+import json, sys, time, torch
+from thingsvision import get_extractor
+from thingsvision.utils.data import DataLoader, ImageDataset
+extractor = get_extractor(model_name="resnet50", source="torchvision", device=sys.argv[3], pretrained=False)
+data = ImageDataset(root=sys.argv[1], out_path=sys.argv[1] + "-out", backend="pt",
+                    transforms=extractor.get_transformations())
+began = time.perf_counter()
+extractor.extract_features(batches=DataLoader(dataset=data, batch_size=int(sys.argv[2]), backend="pt"),
+                           module_name="layer4", flatten_acts=False, output_type="ndarray")
+print(json.dumps(len(data) / (time.perf_counter() - began)))
+"""
+
+
+def peer(python: str | None, photos: Path, batch: int) -> tuple[float | None, str]:
+    """Images a second of thingsvision, or None and why."""
+    if python is None:
+        return None, "skipped: no --peer; give the Python of an environment that has thingsvision"
+    found = subprocess.run(
+        [python, "-c", _PEER, str(photos), str(batch), resolve_device("auto").type],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    if found.returncode:
+        return None, f"skipped: {found.stderr.strip().splitlines()[-1:]}"
+    return float(found.stdout.split()[-1]), "measured"
+
+
+def machine() -> dict[str, object]:
+    """What it ran on."""
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    device = resolve_device("auto")
+    return {
+        "cpu": name,
+        "cores": os.cpu_count(),
+        "load_before": round(os.getloadavg()[0], 2),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "bfloat16_in_hardware": has_bfloat16(device),
+        "torch": torch.__version__,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--quick", action="store_true", help="a minute: proves the script, its figures mean little"
+    )
+    parser.add_argument("--data", type=Path, help="a folder of JPEG files instead of made ones")
+    parser.add_argument("--num", type=int, default=3200)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--peer", help="the Python of an environment that has thingsvision")
+    options = parser.parse_args()
+    if options.quick:
+        options.num, options.batch, options.repeats = 32, 8, 1
+    about = machine()
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
+        root = Path(folder)
+        photos = options.data or root / "photos"
+        if options.data is None:
+            make_photographs(photos, options.num)
+        found = {model: one_model(root, photos, model, options.batch, options.repeats) for model in MODELS}
+        main_figures = found[MODELS[0]]
+        rate, why = peer(options.peer, photos, options.batch)
+        figures = {
+            "efficiency": main_figures["efficiency"],
+            "efficiency_resnet18": found[MODELS[1]]["efficiency"],
+            "vs_naive": main_figures["vs_naive"],
+            "error_vs_float32": main_figures["error_vs_float32"],
+            "vs_peer": None if rate is None else main_figures["images_per_s"] / rate,  # type: ignore[operator]
+            "truncation_ratio": main_figures["truncation_ratio"],
+            "array_overhead": main_figures["array_overhead"],
+            "append_cost": append_cost(
+                root, photos, options.batch, main_figures["full_s"], main_figures["noop_s"]  # type: ignore[arg-type]
+            ),
+            "peak_rss_growth": peak_rss_growth(root, options.batch, 16 if options.quick else 512),
+        }  # fmt: skip
+    result = {
+        **figures, "peer": why, "models": found, "num": options.num, "batch": options.batch,
+        "repeats": options.repeats, "quick": options.quick, "machine": about,
+    }  # fmt: skip
+    print(json.dumps(_rounded(result)))
+
+
+def _rounded(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _rounded(one) for key, one in value.items()}
+    return round(value, 4) if isinstance(value, float) else value
+
+
+if __name__ == "__main__":
+    main()
