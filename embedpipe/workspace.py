@@ -120,6 +120,11 @@ class Workspace:
         """Finished heads, by what they were trained from."""
         return self.work_dir / "heads"
 
+    @property
+    def moments_dir(self) -> Path:
+        """Second moments of features that do not fit memory, by tap."""
+        return self.work_dir / "moments"
+
     def ingest_cache(self, dataset: str) -> Path:
         return self.work_dir / "ingest" / dataset
 

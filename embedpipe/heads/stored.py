@@ -131,6 +131,8 @@ class _Request:
         nearest = self._nearest()
         if nearest is None:
             gram = self._afresh(targets)
+            # what is kept of the same rows is damaged, or of a tap that was computed anew
+            shutil.rmtree(self._folder, ignore_errors=True)
             self._keep(gram, targets)
             return gram
         folder, gram, have = nearest
@@ -256,10 +258,14 @@ class _Request:
             gram.learn(name, block, new_targets[part], folds=self.folds[added][part])
         return True
 
+    @property
+    def _folder(self) -> Path:
+        name = f"{self.num_folds}-{hashlib.blake2b(self.sorted_ids.tobytes(), digest_size=12).hexdigest()}"
+        return self.rows.folder / name
+
     def _keep(self, gram: Gram, targets: Mapping[str, Targets], replaces: Path | None = None) -> None:
         """Write the row set, by rename; what it grew from goes."""
-        name = f"{self.num_folds}-{hashlib.blake2b(self.sorted_ids.tobytes(), digest_size=12).hexdigest()}"
-        folder = self.rows.folder / name
+        folder = self._folder
         if not (folder / FEATURES).exists():
             some = self.order[:: max(1, len(self.order) // NUM_WITNESSES)][:NUM_WITNESSES]
             witnesses = {"witness_ids": self.ids[some], "witness": self.rows.gather(some)}

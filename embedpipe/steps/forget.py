@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -106,6 +107,8 @@ def forget(workspace: Workspace, found: Forgetting) -> None:
             rows = _rows_of(group, found.key)
             if rows:
                 erase(group, rows)
+    # sums that the sample is part of, and its key
+    shutil.rmtree(workspace.moments_dir, ignore_errors=True)
     for backbone in Sections(workspace).entries("backbones"):
         folder = workspace.features(backbone)
         if not folder.exists():

@@ -36,6 +36,7 @@ def train_heads(workspace: Workspace, task: str) -> TrainSummary:
                 candidates=workspace.candidates(task),
                 cost=workspace.cost(task),
                 memo_dir=workspace.memo_dir,
+                moments_dir=workspace.moments_dir,
             ),
             baselines=sections.value("baselines", Baselines),
             select=sections.whole("select", SelectOptions),

@@ -76,6 +76,8 @@ class TrainPaths:
         Apart from the scores, since seconds differ from run to run.
     memo_dir : Path
         Finished units, in the working folder.
+    moments_dir : Path, optional
+        Moments of features that do not fit memory; kept nowhere by default.
     """
 
     heads_dir: Path
@@ -84,6 +86,7 @@ class TrainPaths:
     candidates: Path
     cost: Path
     memo_dir: Path
+    moments_dir: Path | None = None
 
 
 def train_task(
@@ -159,7 +162,7 @@ def train_task(
         screen_memo(paths.memo_dir),
         Keys(samples, select.by, seed),
         fit.How(select.by, seed, memory_nbytes),
-        paths.memo_dir.with_name("moments"),
+        paths.moments_dir,
     )
     run.memo.sweep()
     results = run.fit_units(units, k_shot_units, draws, progress)
@@ -263,7 +266,7 @@ class _Run:
     screen_memo: Memo
     keys: Keys
     how: fit.How
-    moments_dir: Path
+    moments_dir: Path | None
     screens: list[dict[str, Any]] = field(default_factory=list)
     costs: list[dict[str, Any]] = field(default_factory=list)
 
@@ -308,7 +311,7 @@ class _Run:
                 return
             unit, fitted = results.units[best], results.full[best]
             params = fitted.candidates[fitted.best or 0]["params"]
-            rows = self._rows(unit.parts)
+            rows = self._rows(unit.parts, keep=False)
             with _threads_for(rows):
                 entry = self.memo.unit(
                     self.keys.shuffled(unit, self.keys.features(rows), params, num_shuffles),
@@ -360,10 +363,10 @@ class _Run:
         num_rows = len(self.samples.sample_ids)
         self.costs.append(cost_row(unit.arm, k_shot, entry, row_nbytes, num_rows, head_dir))
 
-    def _rows(self, parts: tuple[Part, ...]) -> Rows:
-        """Features of the task's samples, shared by all heads."""
+    def _rows(self, parts: tuple[Part, ...], *, keep: bool = True) -> Rows:
+        """Features of the task's samples, shared by all heads; moments of shuffled labels are not worth keeping."""
         rows = read_parts(self.stores, parts, self.samples.keys, self.how.memory_nbytes)
-        if isinstance(rows, ArrayRows) or len(rows.shape) > 2:
+        if not keep or self.moments_dir is None or isinstance(rows, ArrayRows) or len(rows.shape) > 2:
             return rows
         origin = digest([[self.stores[part.backbone].card.spec.fingerprint, part.tap.name] for part in parts])
         return KeptRows.of(rows, self.samples.keys, self.moments_dir / origin)

@@ -143,7 +143,8 @@ def test_moments_of_a_tap_that_was_computed_anew_are_not_used(tap):
     targets = {"digit": OneHot(codes, 4)}
     moments_of(rows, targets)
     changed = KeptRows.of(CountedRows(X * np.float32(1.001), read), rows.keys, rows.folder)
-    agree(moments_of(changed, targets), X * np.float32(1.001), targets)
+    for _ in range(2):
+        agree(moments_of(changed, targets), X * np.float32(1.001), targets)
     assert read == [800]
 
 
@@ -155,5 +156,6 @@ def test_a_damaged_file_is_made_again(tap):
     damaged = bytearray(path.read_bytes())
     damaged[len(damaged) // 2] ^= 1
     path.write_bytes(bytes(damaged))
-    agree(moments_of(rows, targets), X, targets)
+    for _ in range(2):
+        agree(moments_of(rows, targets), X, targets)
     assert read == [800]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -17,13 +18,16 @@ STREAMING = {
 }
 
 
-def test_features_that_do_not_fit_give_the_same_files_to_the_bit(make_bench):
+def test_features_that_do_not_fit_give_the_same_files_to_the_bit(make_bench, tmp_path):
     bench = make_bench(heads=STREAMING)
     bench.train()
     whole = bench.outputs()
     shutil.rmtree(bench.paths.memo_dir)
-    bench.train(memory_nbytes=1)
+    moments_dir = tmp_path / "moments"
+    bench.train(memory_nbytes=1, paths=replace(bench.paths, moments_dir=moments_dir))
     assert bench.outputs() == whole
+    kept = [path.relative_to(moments_dir).parts[0] for path in moments_dir.glob("*/*/task-*.npz")]
+    assert len(kept) == len(set(kept)) > 1  # one of each tap, whatever the number of families
 
 
 def test_a_family_that_cannot_stream_says_what_to_do(make_bench):
