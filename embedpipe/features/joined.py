@@ -229,6 +229,7 @@ def join_columns(
     for store, tap in chosen:
         holes = store.holes(tap).mask(0, store.num_rows)
         found.append(rows_of_samples(store, keys, holes if holes.any() else None))
+        store.release()  # the keys are not read again
     samples, numbers, rows = _kept(found) if parts == "all" else _aggregated(found)
     columns = [
         Column(store, tap, of, is_single=bool((of.counts == 1).all()))
