@@ -174,6 +174,7 @@ def _run_blocks(
 ) -> None:
     total, done = plan.num_rows_to_compute, 0
     options, folder = session.extract, spool_folder(session.group.path)
+    session.warm_up(plan)
     for block in plan.blocks:
         with session.group.writer(plan, block, batch=session.batch, sync_every_s=options.journal_s) as writer:
             if folder.exists():

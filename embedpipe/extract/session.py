@@ -18,7 +18,7 @@ import torch
 
 from embedpipe.backbones import BackboneOptions, load_backbone
 from embedpipe.backbones.backbone import Backbone
-from embedpipe.errors import DiskFullError, ProbeMismatch, StoreLocked
+from embedpipe.errors import DiskFullError, ProbeMismatch, StoreLocked, UnreadableSample
 from embedpipe.extract.computer import Computer
 from embedpipe.extract.device import as_precision, resolve_device
 from embedpipe.extract.earlier import EarlierStore
@@ -71,6 +71,11 @@ class Session:
         """Decode and resample one wanted sample; uint8 (C, H, W)."""
         wanted = self.wanted
         return self.computer.read(int(wanted.source_index[index]), str(wanted.locators[index]))
+
+    def warm_up(self, plan: GrowthPlan) -> None:
+        """Read the first sample that is missing: what its source imports and opens is no cost of decoding."""
+        with contextlib.suppress(UnreadableSample):
+            self.read(int(plan.wanted_of_row[plan.blocks[0].segments[0].rows[0]]))
 
     def engine(self, taps: Sequence[str]) -> Engine:
         """The device with the backbone down to the deepest of `taps`, and their reductions."""
