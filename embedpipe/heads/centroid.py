@@ -10,7 +10,7 @@ import numpy as np
 from embedpipe.errors import ConfigError
 from embedpipe.heads.base import ClassifierHead, WeightedHead, grouped, softmax
 from embedpipe.heads.linear import Scaling, unit_rows
-from embedpipe.heads.temperature import FEWEST, MOST_SCORES, fit_inverse_temperature, spread_index
+from embedpipe.heads.temperature import fit_inverse_temperature, spread_index
 from embedpipe.heads.training import Training
 
 # N rows, D features, K classes
@@ -80,7 +80,7 @@ class CentroidHead(WeightedHead, ClassifierHead):
                 scores_nK = self._compare(scaling.apply(block))
                 nearness += float((scores_nK if weight is None else scores_nK * weight[part, None]).sum())
             self.spread_ = -nearness / (counts_K.sum() * len(counts_K)) or 1.0
-        sample = spread_index(len(training.y), max(FEWEST, MOST_SCORES // len(counts_K)))
+        sample = spread_index(len(training.y), len(counts_K), training.rows.shape[1])
         # of a class of one row nothing is left when it is left out; of a row that stands for several, one copy is
         sample = sample[counts_K[training.y[sample]] > 1]
         self.inverse_temperature_ = 10.0

@@ -17,7 +17,7 @@ from embedpipe.heads.logistic import SigmoidLoss
 from embedpipe.heads.prepared import PreparedHead
 from embedpipe.heads.ridge_path import ridge_path
 from embedpipe.heads.solver import minimise
-from embedpipe.heads.temperature import FEWEST, MOST_SCORES, fit_inverse_temperature, spread_index
+from embedpipe.heads.temperature import fit_inverse_temperature, spread_index
 from embedpipe.heads.training import Training
 
 # N rows, D features, K labels, S rows of a sample
@@ -145,7 +145,7 @@ class RidgeLabelsHead(PreparedHead, MultiLabelHead):
                 weight = None if training.weight is None else training.weight[kept]
                 path = ridge_path(rows, Y_nk, standardise=group[0].standardise, weight=weight)
                 coef_AkD, intercept_Ak = path.weights(alphas)
-                sample = spread_index(len(kept), max(FEWEST, MOST_SCORES // num_labels))
+                sample = spread_index(len(kept), num_labels, rows.shape[1])
                 loo = path.left_out(rows, Y_nk, sample, None)
                 for a, scores_Sk in enumerate(loo.each(alphas)):
                     group[a].coef_[labels], group[a].intercept_[labels] = coef_AkD[a], intercept_Ak[a]

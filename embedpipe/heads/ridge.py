@@ -14,7 +14,7 @@ from embedpipe.heads.base import WeightedHead, grouped, softmax
 from embedpipe.heads.linear import LinearClassifierHead, LinearRegressorHead
 from embedpipe.heads.prepared import PreparedHead
 from embedpipe.heads.ridge_path import ridge_path
-from embedpipe.heads.temperature import FEWEST, MOST_SCORES, fit_inverse_temperature, spread_index
+from embedpipe.heads.temperature import fit_inverse_temperature, spread_index
 from embedpipe.heads.training import Training
 
 # N rows, D features, K targets
@@ -42,8 +42,8 @@ class RidgeClassifierHead(PreparedHead, WeightedHead, LinearClassifierHead):
     ----------
     inverse_temperature_ : float
         `predict_proba` is the softmax of the scores times this, which is fitted by maximum likelihood to the
-        exact leave-one-out scores of the training rows (of 16 million scores' worth of them, where there are
-        more): no held-out row is spent on it.
+        exact leave-one-out scores of the training rows, of a sample of them where these are many: no held-out row is
+        spent on it.
     """
 
     family = "ridge"
@@ -71,7 +71,7 @@ class RidgeClassifierHead(PreparedHead, WeightedHead, LinearClassifierHead):
     @classmethod
     def _fit_many(cls, heads: Sequence[Self], training: Training) -> None:
         rows, onehot = training.rows, training.onehot
-        sample = spread_index(rows.shape[0], max(FEWEST, MOST_SCORES // onehot.shape[1]))
+        sample = spread_index(*onehot.shape, rows.shape[1])
         for group in grouped(heads, "standardise", "class_weight"):
             first = group[0]
             weight = training.weight_of(first.class_weight)

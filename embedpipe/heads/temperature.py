@@ -12,12 +12,14 @@ import numpy as np
 from embedpipe.heads.base import softmax
 
 LOWEST, HIGHEST = 0.1, 100.0
-MOST_SCORES, FEWEST = 1 << 24, 4096
-"""Scores that one number is fitted to, and rows that it is fitted to at least where there are as many."""
+MOST_SCORES, MOST_ENTRIES, FEWEST = 1 << 24, 1 << 23, 4096
+"""Scores that one number is fitted to, entries of the rows that these are computed from (64 MB), and rows that it is
+fitted to at least where there are as many."""
 
 
-def spread_index(num_rows: int, most: int) -> np.ndarray:
-    """Positions of all rows, or of `most` of them at random, in order."""
+def spread_index(num_rows: int, num_outputs: int, num_features: int) -> np.ndarray:
+    """Positions of the rows that a temperature is fitted to: all, or as many as memory has room for, in order."""
+    most = max(FEWEST, min(MOST_SCORES // num_outputs, MOST_ENTRIES // num_features))
     if num_rows <= most:
         return np.arange(num_rows)
     return np.sort(np.random.default_rng(0).choice(num_rows, most, replace=False))
