@@ -64,7 +64,7 @@ def marginal(rows: Rows, num: int, repeats: int) -> Figures:
 
 def peak(rows: Rows, num: int, repeats: int) -> Figures:
     """Memory that fitting each family adds, with features four times larger than it is allowed to hold."""
-    num = max(num * 6, 4096)
+    num = max(num * 12, 4096)
     allowed = num * WIDTH  # float32 rows are four times as many bytes
     figures: Figures = {
         "peak_allowed_mb": allowed / 1e6,

@@ -12,8 +12,8 @@ import numpy as np
 from embedpipe.heads.base import softmax
 
 LOWEST, HIGHEST = 0.1, 100.0
-MOST_SCORES, MOST_ENTRIES, FEWEST = 1 << 24, 1 << 23, 4096
-"""Scores that one number is fitted to, entries of the rows that these are computed from (64 MB), and rows that it is
+MOST_SCORES, MOST_ENTRIES, FEWEST = 1 << 24, 1 << 21, 4096
+"""Scores that one number is fitted to, entries of the rows that these are computed from (16 MB), and rows that it is
 fitted to at least where there are as many."""
 
 
