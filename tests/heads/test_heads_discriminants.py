@@ -8,9 +8,9 @@ from scipy.optimize import minimize
 from scipy.stats import multivariate_normal
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from embedpipe.heads.logme import logme
 from embedpipe.heads.gram import Gram
 from embedpipe.heads.lda import LdaHead
+from embedpipe.heads.logme import logme
 from embedpipe.heads.registry import fit_grid
 
 
