@@ -18,17 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from embedpipe.store import commit, ledger
-from embedpipe.store.arrays import (
-    KEYS_LAYOUT,
-    METADATA,
-    PART_LAYOUT,
-    ArrayLayout,
-    encode_group,
-    encode_metadata,
-    layout_of,
-)
+from embedpipe.store.arrays import KEYS_LAYOUT, METADATA, PART_LAYOUT, ArrayLayout, layout_of
 from embedpipe.store.commit import Transaction
 from embedpipe.store.disk import make_folder, record_of_file, remove_tree
+from embedpipe.store.encoding import encode_group, encode_metadata
 from embedpipe.store.group import Group, probe_path
 from embedpipe.store.holes import LOST, Holes
 from embedpipe.store.layout import TapState

@@ -1,18 +1,15 @@
-"""The only module that touches zarr-python: encode metadata and shards, read slices.
+"""How an array lies on disk, and reading its rows: by `shards` where it can, else by zarr-python.
 
-Every byte of an array is made in memory, metadata by zarr-python and shards as it makes them, and written by
-`disk`: so it is hashed once, fsynced, and leaves no temporaries of zarr's. Codecs: sharding, with bytes + crc32c
-on the inner chunks and on the index. zarr is imported inside the functions: importing it takes most of a second,
-and reading needs it only for what `shards` does not read.
+zarr is imported inside the functions: importing it takes most of a second, and reading needs it only for what
+`shards` does not read.
 """
 
 from __future__ import annotations
 
 import json
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -75,81 +72,6 @@ def layout_of(tap: TapState) -> ArrayLayout:
     return ArrayLayout(
         tap.name, tap.row_shape, tap.spec.dtype, tap.shard_rows, tap.chunk_rows, _NAN, attributes
     )
-
-
-def encode_metadata(layout: ArrayLayout, num_rows: int) -> bytes:
-    """zarr.json of an array of `num_rows` rows."""
-    described = json.loads(_empty_metadata(layout))
-    described["shape"][0] = num_rows
-    return json.dumps(described, indent=2).encode()
-
-
-@lru_cache(maxsize=64)
-def _empty_metadata(layout: ArrayLayout) -> bytes:
-    """As zarr writes it; asked for once, since it takes zarr milliseconds and a commit needs several."""
-    held: dict[str, Any] = {}
-    _create(held, layout, 0)
-    return bytes(held[METADATA].to_bytes())
-
-
-def encode_shard(layout: ArrayLayout, rows: npt.NDArray[Any]) -> bytes:
-    """One shard holding `rows`, shape (n, ...), n <= shard_rows."""
-    assert rows.shape[1:] == layout.row_shape
-
-    def put(out: npt.NDArray[Any], start: int) -> None:
-        out[...] = rows[start : start + len(out)]
-
-    return b"".join(bytes(part) for part in shard_parts(layout, len(rows), put))
-
-
-def shard_parts(
-    layout: ArrayLayout, num_rows: int, put: Callable[[npt.NDArray[Any], int], None]
-) -> Iterator[memoryview]:
-    """The parts of a shard of `num_rows` rows, which `put` writes where it is told, inner chunk by inner chunk.
-
-    A short shard stays small: only the inner chunks that rows fall into are written. The same bytes as zarr
-    makes, which a test holds it to; but made and written part by part, so that hashing and writing go on meanwhile.
-
-    Parameters
-    ----------
-    put
-        Called with (array [n, *row_shape] to fill, row of the shard that it begins at).
-    """
-    assert 0 < num_rows <= layout.shard_rows
-    if shards.is_supported() and layout.row_nbytes:
-        yield from shards.encode(layout.chunk_layout, num_rows, layout.fill_value, put)
-        return
-    rows = layout.empty_rows(num_rows)
-    put(rows, 0)
-    held: dict[str, Any] = {}
-    _create(held, layout, num_rows)[...] = rows
-    yield memoryview(held["/".join(["c", "0", *["0"] * len(layout.row_shape)])].to_bytes())
-
-
-def encode_group(layouts: Iterable[tuple[ArrayLayout, int]] = ()) -> bytes:
-    """zarr.json of the group that holds the arrays.
-
-    Given arrays, their metadata are consolidated into it, so that zarr lists them without taking
-    the files beside them for broken arrays.
-    """
-    return _group_metadata(tuple(layouts))
-
-
-@lru_cache(maxsize=4)
-def _group_metadata(arrays: tuple[tuple[ArrayLayout, int], ...]) -> bytes:
-    import zarr
-
-    held: dict[str, Any] = {}
-    store = zarr.storage.MemoryStore(held)
-    zarr.create_group(store=store)
-    for layout, num_rows in arrays:
-        _create(held, layout, num_rows, path=layout.name)
-    if arrays:
-        with warnings.catch_warnings():
-            # "not part of the Zarr v3 specification": a reader that ignores it loses nothing
-            warnings.simplefilter("ignore")
-            zarr.consolidate_metadata(store)
-    return bytes(held[METADATA].to_bytes())
 
 
 class ArrayReader:
@@ -407,23 +329,4 @@ def damaged(path: Path | RemoteFolder, reason: object) -> StoreError:
     """The error that every reader raises for a damaged file."""
     return StoreError(
         f"{path}: damaged: {reason}; run `embedpipe verify` for a list, then remove or restore the file"
-    )
-
-
-def _create(held: dict[str, Any], layout: ArrayLayout, num_rows: int, path: str = "") -> Any:
-    import zarr
-    from zarr.codecs import Crc32cCodec
-
-    return zarr.create_array(
-        store=zarr.storage.MemoryStore(held),
-        name=path or None,
-        shape=(num_rows, *layout.row_shape),
-        dtype=layout.dtype,
-        chunks=(layout.chunk_rows, *layout.row_shape),
-        shards=(layout.shard_rows, *layout.row_shape),
-        compressors=[Crc32cCodec()],
-        fill_value=layout.fill_value,
-        attributes=dict(layout.attributes),
-        # zarr's check whether a float16 chunk is all fill value takes four times as long as writing it
-        config={"write_empty_chunks": True},
     )

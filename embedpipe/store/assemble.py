@@ -13,19 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from embedpipe.store.arrays import (
-    KEYS_LAYOUT,
-    METADATA,
-    PART_LAYOUT,
-    ArrayLayout,
-    ArrayReader,
-    encode_group,
-    encode_metadata,
-    encode_shard,
-    layout_of,
-    shard_parts,
-)
+from embedpipe.store.arrays import KEYS_LAYOUT, METADATA, PART_LAYOUT, ArrayLayout, ArrayReader, layout_of
 from embedpipe.store.commit import Transaction
+from embedpipe.store.encoding import encode_group, encode_metadata, encode_shard, shard_parts
 from embedpipe.store.gates import NUM_SAMPLED, BlockStatistics
 from embedpipe.store.holes import NOT_WANTED, Holes
 from embedpipe.store.layout import TapState

@@ -14,15 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from embedpipe.errors import StoreError
-from embedpipe.store.arrays import (
-    KEYS_LAYOUT,
-    METADATA,
-    PART_LAYOUT,
-    damaged,
-    encode_group,
-    encode_metadata,
-    layout_of,
-)
+from embedpipe.store.arrays import KEYS_LAYOUT, METADATA, PART_LAYOUT, damaged, layout_of
 from embedpipe.store.disk import (
     FileRecord,
     make_folder,
@@ -32,6 +24,7 @@ from embedpipe.store.disk import (
     telling_full,
     write_file,
 )
+from embedpipe.store.encoding import encode_group, encode_metadata
 from embedpipe.store.group import Group, probe_path
 from embedpipe.store.layout import padded
 from embedpipe.store.published import NAME, Contents

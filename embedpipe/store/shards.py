@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,11 +26,9 @@ import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
-from embedpipe.store.disk import NUM_HELD
-
 CRC_NBYTES = 4
 _INDEX_ENTRY_NBYTES = 16
-_ABSENT = np.uint64(2**64 - 1)
+ABSENT = np.uint64(2**64 - 1)
 _COPY_NBYTES = 1 << 18
 """Bytes gathered at a time: they are written twice, the second time out of the cache."""
 _RACY_NS = 50_000_000
@@ -182,7 +180,7 @@ class Shard:
         if google_crc32c.value(index.tobytes()) != int.from_bytes(self._bytes[-CRC_NBYTES:], "little"):
             raise Damaged("the checksum of its index differs")
         entries = index.view("<u8").reshape(-1, 2) if not index.ctypes.data % 8 else _aligned(index)
-        present = entries[:, 0] != _ABSENT
+        present = entries[:, 0] != ABSENT
         num_chunks = int(present.sum())
         step = layout.chunk_nbytes + CRC_NBYTES
         regular = np.arange(num_chunks, dtype=np.uint64) * np.uint64(step)
@@ -256,45 +254,6 @@ def gather(
     if lacking is not None and lacking.any():
         out[lacking] = fill
     return out
-
-
-def encode(
-    layout: ChunkLayout, num_rows: int, fill: float, put: Callable[[npt.NDArray[Any], int], None]
-) -> Iterator[memoryview]:
-    """The parts of a shard of `num_rows` rows: inner chunks as they are made, the last one filled up; the index.
-
-    Parameters
-    ----------
-    put
-        Called with an array [n, *row_shape] for each inner chunk and the row of the shard that it begins at:
-        writes the rows there, each exactly once. Rows are copied no second time.
-
-    Yields
-    ------
-    memoryview
-        Valid until `disk.NUM_HELD` more were asked for: memory that is used again stays in the cache.
-    """
-    num_chunks = -(-num_rows // layout.chunk_rows)
-    step = layout.chunk_nbytes + CRC_NBYTES
-    buffers = np.empty((min(num_chunks, NUM_HELD + 1), step), np.uint8)
-    for i in range(num_chunks):
-        part = buffers[i % len(buffers)]
-        plain, start = part[:-CRC_NBYTES], i * layout.chunk_rows
-        chunk = plain.view(layout.dtype).reshape(layout.chunk_rows, *layout.row_shape)
-        here = min(layout.chunk_rows, num_rows - start)
-        put(chunk[:here], start)
-        chunk[here:] = fill
-        part[-CRC_NBYTES:] = _crc(plain)
-        yield part.data
-    index = np.full((layout.num_chunks, 2), _ABSENT, "<u8")
-    index[:num_chunks, 0] = np.arange(num_chunks) * step
-    index[:num_chunks, 1] = step
-    encoded = index.reshape(-1).view(np.uint8)
-    yield np.concatenate([encoded, _crc(encoded)]).data
-
-
-def _crc(data: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    return np.frombuffer(int(google_crc32c.value(data)).to_bytes(CRC_NBYTES, "little"), np.uint8)
 
 
 def open_shard(path: Path | str, layout: ChunkLayout, nbytes: int) -> Shard:

@@ -15,16 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from embedpipe.store.arrays import (
-    KEYS_LAYOUT,
-    PART_LAYOUT,
-    ArrayLayout,
-    ArrayReader,
-    encode_metadata,
-    encode_shard,
-    layout_of,
-)
+from embedpipe.store.arrays import KEYS_LAYOUT, PART_LAYOUT, ArrayLayout, ArrayReader, layout_of
 from embedpipe.store.commit import JOURNAL, Transaction
+from embedpipe.store.encoding import encode_metadata, encode_shard
 from embedpipe.store.group import Group
 from embedpipe.store.holes import FORGOTTEN, Holes
 from embedpipe.store.journal import SUFFIX, read_journal

@@ -17,18 +17,10 @@ import numpy.typing as npt
 from embedpipe.errors import StoreError
 from embedpipe.spec import BackboneSpec
 from embedpipe.store import commit, ledger
-from embedpipe.store.arrays import (
-    KEYS_LAYOUT,
-    METADATA,
-    PART_LAYOUT,
-    ArrayLayout,
-    encode_group,
-    encode_metadata,
-    encode_shard,
-    layout_of,
-)
+from embedpipe.store.arrays import KEYS_LAYOUT, METADATA, PART_LAYOUT, ArrayLayout, layout_of
 from embedpipe.store.commit import Transaction
 from embedpipe.store.disk import FileRecord, record_of_bytes, record_of_file, replace_file, sync_folder
+from embedpipe.store.encoding import encode_group, encode_metadata, encode_shard
 from embedpipe.store.group import GROUP, Group, encode_plate, probe_path, read_info
 from embedpipe.store.holes import LOST, Holes
 from embedpipe.store.layout import TapState

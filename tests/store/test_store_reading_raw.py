@@ -18,8 +18,9 @@ from zarr.codecs import Crc32cCodec
 
 from embedpipe.errors import ShapeError, StoreError
 from embedpipe.store import FeatureStore, publish, shards
-from embedpipe.store.arrays import ArrayLayout, ArrayReader, encode_metadata, encode_shard
+from embedpipe.store.arrays import ArrayLayout, ArrayReader
 from embedpipe.store.disk import NUM_HELD, FileRecord, record_of_file, write_file
+from embedpipe.store.encoding import encode_metadata, encode_shard
 
 from .conftest import GAP, GRID, Grower, expected
 
