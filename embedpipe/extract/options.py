@@ -95,6 +95,23 @@ class ExtractOptions(StrictModel):
         ge=0.0,
         description="Seconds to wait for another run that holds the working store; an hour outlasts most, 0 stops.",
     )
+    executor: Literal["serial", "dask"] = Field(
+        "serial",
+        description="Who computes: serial is this process, dask its workers; the bytes are the same. Needs no change "
+        "for --task, which shares the work without a scheduler.",
+    )
+    scheduler: str | None = Field(
+        None,
+        description="Address of a running dask scheduler, such as tcp://host:8786, whose workers see the working "
+        "folder under the same path; null: workers are started on this machine.",
+    )
+    workers: int = Field(
+        2,
+        ge=1,
+        le=1024,
+        description="Worker processes where dask is started on this machine, each with a model of its own and a part "
+        "of the cores; one gains nothing, more than the cores decode no faster.",
+    )
     journal_s: float = Field(
         5.0,
         ge=0.0,

@@ -85,7 +85,7 @@ def resolve(
     tap_specs = backbone.tap_specs(extract.dtype)
     precisions = ("bfloat16", "float16", "float32") if extract.precision == "auto" else (extract.precision,)
     possible = [
-        (made, precision, _spec(made, precision, device))
+        (made, precision, spec_of(made, precision, device))
         for precision in precisions
         for made in _resamplings(backbone, extract.resample, precision)
     ]
@@ -105,10 +105,11 @@ def resolve(
     if made is not backbone:
         builtin = Builtin(made, tap_specs, device)
     kept = errors if precision != "float32" else {}
-    return Resolved(made, _spec(made, precision, device), builtin, kept, notes)
+    return Resolved(made, spec_of(made, precision, device), builtin, kept, notes)
 
 
-def _spec(backbone: Backbone, precision: str, device: torch.device) -> BackboneSpec:
+def spec_of(backbone: Backbone, precision: str, device: torch.device) -> BackboneSpec:
+    """What names the store of a backbone at this precision on this kind of device."""
     return BackboneSpec(
         architecture=backbone.architecture,
         weights_digest=backbone.weights_digest,

@@ -7,6 +7,7 @@ it stored (`probe`), which rows and taps are missing (`store.plan`), how they ar
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,7 @@ import numpy as np
 from embedpipe.backbones import BackboneOptions
 from embedpipe.errors import Stopped, TooManyFailed
 from embedpipe.extract.blocks import batches_of
+from embedpipe.extract.cluster import DaskBlocks
 from embedpipe.extract.earlier import EarlierStore
 from embedpipe.extract.options import ExtractOptions, seconds_of
 from embedpipe.extract.pipeline import Embedded, StepTimes, embed
@@ -174,43 +176,55 @@ def _run_blocks(
 ) -> None:
     total, done = plan.num_rows_to_compute, 0
     options, folder = session.extract, spool_folder(session.group.path)
-    session.warm_up(plan)
-    for block in plan.blocks:
-        with session.group.writer(plan, block, batch=session.batch, sync_every_s=options.journal_s) as writer:
-            if folder.exists():
-                binding = binding_of(plan, block, session.group.block_keys(plan, block), session.batch)
-                failures.add(take_over(folder, binding, block, writer), plan, computed=False)
-            for index, segment in enumerate(block.segments):
-                rows = segment.rows[writer.done(index) :]
-                done += len(segment.rows) - len(rows)
-                progress(done, total, "samples")
+    with contextlib.ExitStack() as stack:
+        dask = None
+        if options.executor == "dask":
+            dask = stack.enter_context(DaskBlocks(session, plan, failures, times, stopping, progress, say))
+        else:
+            session.warm_up(plan)
+        for block in plan.blocks:
+            digest = "" if dask is None else dask.wait_for(block, done)
+            with session.group.writer(
+                plan, block, batch=session.batch, sync_every_s=options.journal_s
+            ) as writer:
+                if folder.exists():
+                    binding = binding_of(plan, block, session.group.block_keys(plan, block), session.batch)
+                    failures.add(take_over(folder, binding, block, writer), plan, computed=False)
+                for index, segment in enumerate(block.segments):
+                    rows = segment.rows[writer.done(index) :]
+                    done += len(segment.rows) - len(rows)
+                    progress(done, total, "samples")
+                    if not len(rows):
+                        continue
 
-                def write(embedded: Embedded) -> None:
-                    nonlocal done
-                    failures.add(embedded.failures, plan)
-                    batch, ok = embedded.batch, embedded.ok
-                    names = session.wanted.names[batch.samples[ok]]
-                    writer.append(batch.rows[ok], embedded.values, embedded.failures, names=names)
-                    done += len(batch.rows)
-                    progress(done, total, "samples", shares_text(times))
+                    def write(embedded: Embedded) -> None:
+                        nonlocal done
+                        failures.add(embedded.failures, plan)
+                        batch, ok = embedded.batch, embedded.ok
+                        names = session.wanted.names[batch.samples[ok]]
+                        writer.append(batch.rows[ok], embedded.values, embedded.failures, names=names)
+                        done += len(batch.rows)
+                        progress(done, total, "samples", shares_text(times))
 
-                embed(
-                    batches_of(rows, plan.wanted_of_row[rows], session.batch),
-                    session.read,
-                    session.engine(segment.taps),
-                    write,
-                    decode_threads=options.decode_threads,
-                    times=times,
-                    stop=stopping.asked,
-                )
-                if stopping.asked():
-                    raise stopping.error(session.name, done, total)
-            remarks = [f"{session.name}: {remark}" for remark in writer.commit().remarks]
-            session.notes.extend(remarks)
-            for remark in remarks:
-                say(remark)
-        if done < total and stopping.due():
-            raise stopping.error(session.name, done, total)
+                    embed(
+                        batches_of(rows, plan.wanted_of_row[rows], session.batch),
+                        session.read,
+                        session.engine(segment.taps),
+                        write,
+                        decode_threads=options.decode_threads,
+                        times=times,
+                        stop=stopping.asked,
+                    )
+                    if stopping.asked():
+                        raise stopping.error(session.name, done, total)
+                remarks = [f"{session.name}: {remark}" for remark in writer.commit().remarks]
+                session.notes.extend(remarks)
+                for remark in remarks:
+                    say(remark)
+            if dask is not None:
+                dask.committed(digest)
+            if done < total and stopping.due():
+                raise stopping.error(session.name, done, total)
 
 
 class Failures:

@@ -52,6 +52,8 @@ class Session:
     group: Group
     computer: Computer
     precision_errors: Mapping[str, float]
+    root: Path
+    source_dir: Path
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -221,6 +223,8 @@ def open_session(
             group,
             computer,
             resolved.errors,
+            root.resolve(),
+            source_dir.resolve(),
             notes + found_notes,
         )
 

@@ -199,15 +199,20 @@ def take_over(folder: Path, binding: Binding, block: Block, writer: BlockWriter)
 def clear_spool(folder: Path, say: Callable[[str], None] = lambda text: None) -> None:
     """Remove what was spooled, once it is committed or of no plan any more; blocks that are being filled stay."""
     for path in sorted(folder.glob("*")) if folder.exists() else ():
-        try:
-            with GroupLock(path):
-                for file in (DONE, ROWS):
-                    (path / file).unlink(missing_ok=True)
-            remove_tree(path)
-        except StoreLocked as error:
-            say(f"{error}; what it computes is of no use any more")
+        clear_block(path, say)
     with contextlib.suppress(OSError):  # not there, or not empty
         folder.rmdir()
+
+
+def clear_block(path: Path, say: Callable[[str], None] = lambda text: None) -> None:
+    """Remove one spooled block, unless it is being filled."""
+    try:
+        with GroupLock(path):
+            for file in (DONE, ROWS):
+                (path / file).unlink(missing_ok=True)
+        remove_tree(path)
+    except StoreLocked as error:
+        say(f"{error}; what it computes is of no use any more")
 
 
 def _hole_rows(holes: dict[int, str]) -> npt.NDArray[np.int64]:
