@@ -120,9 +120,9 @@ def _was_ours(group: Group, contents: Contents, taps: dict[str, TapState]) -> bo
     entries, _ = ledger.read_ledger(group.path / ledger.NAME)
     if any(entry.kind in (*commit.MOVING, "repair") for entry in entries):
         return False
-    written = {(path, record.sha256) for entry in entries for path, record in entry.files.items()}
+    written = {(path, record.xxh3) for entry in entries for path, record in entry.files.items()}
     names = [*taps, KEYS_LAYOUT.name, PART_LAYOUT.name]
-    return all((path, contents.files[path].sha256) in written for path in _shards(contents, names))
+    return all((path, contents.files[path].xxh3) in written for path in _shards(contents, names))
 
 
 def _shards(contents: Contents, names: Iterable[str]) -> list[str]:

@@ -131,12 +131,12 @@ def _compare(root: Path, files: Mapping[str, FileRecord]) -> VerifyReport:
             damages.append(Damage(path, SIZE, f"{expected.nbytes} bytes", f"{size} bytes"))
             continue
         try:
-            found = record_of_file(path).sha256
+            found = record_of_file(path).xxh3
         except OSError as error:  # a failing disk
             found = error.strerror or str(error)
         nbytes += size
-        if found != expected.sha256:
-            damages.append(Damage(path, CHECKSUM, f"sha256 {expected.sha256}", found))
+        if found != expected.xxh3:
+            damages.append(Damage(path, CHECKSUM, f"XXH3 {expected.xxh3}", found))
     return VerifyReport(damages, len(files), nbytes)
 
 
