@@ -72,7 +72,7 @@ class ConvNet(Net):
         from torch.nn import functional as F
 
         weights_GKH, bias_GK1 = params["output.weights"], params["output.bias"]
-        num_members, num_rows = len(weights_GKH), len(x)
+        num_members, num_rows = weights_GKH.shape[0], x.shape[0]
         if not self.hidden:
             here_GHBP = x.flatten(2).transpose(0, 1)[None]
         else:

@@ -165,7 +165,7 @@ class PerceptronNet(Net):
 def shared_product(weights_GKD: torch.Tensor, x_BD: torch.Tensor) -> torch.Tensor:
     """Every member's product with the same rows as one, shape (G, K, B)."""
     num_members, num_outputs, _ = weights_GKD.shape
-    return (weights_GKD.flatten(0, 1) @ x_BD.T).view(num_members, num_outputs, len(x_BD))
+    return (weights_GKD.flatten(0, 1) @ x_BD.T).view(num_members, num_outputs, x_BD.shape[0])
 
 
 def uniform(shape: tuple[int, ...], fan_in: int, generator: torch.Generator) -> torch.Tensor:
