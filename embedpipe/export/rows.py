@@ -24,7 +24,7 @@ BLOCK_NBYTES = 16 << 20
 
 @dataclass(frozen=True)
 class ExportRows:
-    """Samples with features in every tap, ordered by row of the store, then by id.
+    """Samples with features in every tap and part, ordered by row of the store, then by id.
 
     Attributes
     ----------
@@ -35,7 +35,7 @@ class ExportRows:
     parts : int32 [n]
         Part number of the row: 0 where a sample is one row.
     absent : tuple of str
-        Samples left out, since a tap has no features of them.
+        Samples left out, since a tap has no features of them, or of one of their parts.
     """
 
     store: FeatureStore
@@ -115,7 +115,7 @@ def export_rows(
     holes = np.zeros(store.num_rows, bool)
     for tap in chosen:
         holes |= store.holes(tap).mask(0, store.num_rows)
-    found = rows_of_samples(store, all_keys, holes if holes.any() else None)
+    found = rows_of_samples(store, all_keys).without(holes, whole=True)
     if not len(found.rows):
         where = f" of split {', '.join(splits)}" if splits else ""
         raise DataError(

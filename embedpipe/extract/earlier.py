@@ -77,6 +77,7 @@ def seed(
     contents: Contents,
     earlier: EarlierStore,
     wanted_keys: npt.NDArray[np.uint8],
+    wanted_parts: npt.NDArray[np.int32],
     tap_names: Sequence[str],
 ) -> int:
     """Take over what the group lacks and an earlier store of the same spec has. Needs the lock and recovery.
@@ -85,33 +86,38 @@ def seed(
     ----------
     contents
         What the earlier store's `store.json` says.
-    wanted_keys : uint8 array, shape (n, 16)
+    wanted_keys, wanted_parts : uint8 array, shape (n, 16), int32 array, shape (n,)
     tap_names
         Taps to be filled.
 
     Returns
     -------
     int
-        Wanted samples that had no row, or lacked a tap, and are complete as far as the earlier store goes.
+        Wanted rows that were not there, or lacked a tap, and are complete as far as the earlier store goes.
     """
     assert contents.spec == group.spec
     folder = group.path / commit.JOURNAL / commit.SEED
     taps = {name: contents.taps[name] for name in tap_names if name in contents.taps}
-    before = _num_complete(group, wanted_keys, tap_names)
+    before = _num_complete(group, wanted_keys, wanted_parts, tap_names)
     try:
         if not taps or not contents.num_rows:
             return 0
         if group.num_rows == 0:
             _adopt(group, contents, earlier, taps, folder)
         elif not _was_ours(group, contents, taps):
-            _absorb(group, contents, earlier, taps, wanted_keys, folder)
+            _absorb(group, contents, earlier, taps, (wanted_keys, wanted_parts), folder)
     finally:
         remove_tree(folder)
-    return _num_complete(group, wanted_keys, tap_names) - before
+    return _num_complete(group, wanted_keys, wanted_parts, tap_names) - before
 
 
-def _num_complete(group: Group, wanted_keys: npt.NDArray[np.uint8], tap_names: Sequence[str]) -> int:
-    plan = group.plan(wanted_keys, taps=[name for name in tap_names if name in group.taps])
+def _num_complete(
+    group: Group,
+    wanted_keys: npt.NDArray[np.uint8],
+    wanted_parts: npt.NDArray[np.int32],
+    tap_names: Sequence[str],
+) -> int:
+    plan = group.plan(wanted_keys, wanted_parts, [name for name in tap_names if name in group.taps])
     return len(np.unique(plan.rows_of_wanted)) - plan.num_rows_to_compute
 
 
@@ -194,7 +200,7 @@ def _absorb(
     contents: Contents,
     earlier: EarlierStore,
     taps: dict[str, TapState],
-    wanted_keys: npt.NDArray[np.uint8],
+    wanted: tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]],
     folder: Path,
 ) -> None:
     """Copy the wanted rows that the group lacks, tap by tap."""
@@ -203,12 +209,13 @@ def _absorb(
     if len(_fetch_whole(contents, earlier, [*tables, *metadata], folder)) < len(tables) + len(metadata):
         return
     store = FeatureStore(folder, dataclasses.replace(contents, taps=taps))
-    rows = store.rows_of(wanted_keys)
+    keys, parts = wanted
+    rows = store.rows_of(keys, parts)
     for name, tap in taps.items():
         present = rows >= 0
         present[present] = ~store.holes(name).mask(0, contents.num_rows)[rows[present]]
         chosen = np.flatnonzero(present)
-        plan = group.plan(wanted_keys[chosen], taps=[name])
+        plan = group.plan(keys[chosen], parts[chosen], [name])
         needed_rows = [
             rows[chosen[plan.wanted_of_row[s.rows]]] for block in plan.blocks for s in block.segments
         ]
@@ -220,7 +227,7 @@ def _absorb(
         had = [s for s in shards if layout.shard_path(s) in whole]
         if len(had) < len(shards):
             chosen = chosen[np.isin(rows[chosen] // tap.shard_rows, had)]
-            plan = group.plan(wanted_keys[chosen], taps=[name])
+            plan = group.plan(keys[chosen], parts[chosen], [name])
         for block in plan.blocks:
             with group.writer(plan, block, batch=BATCH) as writer:
                 for index, segment in enumerate(block.segments):

@@ -14,11 +14,13 @@ from embedpipe.sources.base import Source
 
 @dataclass(frozen=True)
 class WantedSamples:
-    """Samples of all data sets that one backbone embeds, in manifest order.
+    """What one backbone embeds of all data sets, in manifest order: n rows, one a sample or one a part of it.
 
     Attributes
     ----------
     keys : uint8 array, shape (n, 16)
+    parts : int32 array, shape (n,)
+        Part number of each row: 0 where a sample is one row, the number of the window or crop else.
     names : str array, shape (n,)
         ``<data set>/<sample_id>``, for messages.
     sources : tuple of Source
@@ -27,6 +29,7 @@ class WantedSamples:
     """
 
     keys: np.ndarray
+    parts: np.ndarray
     names: np.ndarray
     sources: tuple[Source, ...]
     locators: np.ndarray
@@ -54,8 +57,10 @@ def gather(datasets: Sequence[tuple[Manifest, Source]], backbone: str, modality:
         )
     if not any(len(m) for m, _ in fitting):
         raise DataError(f"params.yaml: backbones.{backbone}: expected samples to embed, found none")
+    keys = np.concatenate([m.keys for m, _ in fitting])
     return WantedSamples(
-        keys=np.concatenate([m.keys for m, _ in fitting]),
+        keys=keys,
+        parts=np.zeros(len(keys), np.int32),
         names=np.concatenate([np.char.add(f"{m.dataset}/", m.sample_ids.astype(str)) for m, _ in fitting]),
         sources=tuple(s for _, s in fitting),
         locators=np.concatenate([m.locators.astype(object) for m, _ in fitting]),

@@ -55,6 +55,7 @@ def seed_group(
     group: Group,
     earlier: Sequence[Earlier],
     keys: np.ndarray,
+    parts: np.ndarray,
     tap_names: Sequence[str],
     found: Mapping[str, np.ndarray],
     *,
@@ -65,6 +66,8 @@ def seed_group(
 
     Parameters
     ----------
+    keys, parts : uint8 array, shape (n, 16), int32 array, shape (n,)
+        Of the rows wanted.
     found
         Features of the built-in batch as this backbone computes them: they must be the earlier store's.
 
@@ -81,7 +84,7 @@ def seed_group(
     """
     notes = []
     for one in earlier:
-        if group.plan(keys, taps=tap_names).num_rows_to_compute == 0:
+        if group.plan(keys, parts, tap_names).num_rows_to_compute == 0:
             break
         if one.contents is None or one.spec != group.spec:
             continue
@@ -95,7 +98,7 @@ def seed_group(
                 raise
             notes.append(f"{error}; nothing is taken over from it")
             continue
-        num_taken = seed(group, one.contents, one.store, keys, tap_names)
+        num_taken = seed(group, one.contents, one.store, keys, parts, tap_names)
         if num_taken:
             notes.append(f"{name}: {num_taken:,} samples taken over from {one.store.where}")
     return notes

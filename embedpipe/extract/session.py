@@ -95,12 +95,12 @@ class Session:
 
     def plan(self, limit: int | None = None) -> GrowthPlan:
         """What is missing, or the first `limit` samples of it."""
-        whole = self.group.plan(self.wanted.keys, taps=self.tap_names)
+        whole = self.group.plan(self.wanted.keys, self.wanted.parts, self.tap_names)
         if limit is None or whole.num_rows_to_compute <= limit:
             return whole
         rows = np.concatenate([segment.rows for block in whole.blocks for segment in block.segments])
         chosen = np.sort(whole.wanted_of_row[np.sort(rows)[:limit]])
-        part = self.group.plan(self.wanted.keys[chosen], taps=self.tap_names)
+        part = self.group.plan(self.wanted.keys[chosen], self.wanted.parts[chosen], self.tap_names)
         return dataclasses.replace(part, wanted_of_row=np.where(
             part.wanted_of_row >= 0, chosen[part.wanted_of_row], -1
         ))  # fmt: skip
@@ -199,7 +199,7 @@ def open_session(
         group.ensure_taps({tap: shapes[tap.name] for tap in tap_specs})
         names = [tap.name for tap in tap_specs]
         notes += seed_group(
-            group, before, wanted.keys, names, found, on_mismatch=extract.on_mismatch, name=name
+            group, before, wanted.keys, wanted.parts, names, found, on_mismatch=extract.on_mismatch, name=name
         )
         stored = group.probe() or {}
         check_probe(f"backbones.{name}", stored, found, spec.precision)  # another run may have come first

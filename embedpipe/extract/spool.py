@@ -59,7 +59,8 @@ class BlockTask:
     ----------
     binding : Binding
         What the block's journal belongs to; `plan` is the digest.
-    keys : uint8 array, shape (stop - start, 16)
+    keys : uint8 array, shape (stop - start, 20)
+        With part numbers, as `Group.block_keys` gives them.
     """
 
     binding: Binding

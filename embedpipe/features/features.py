@@ -107,7 +107,9 @@ class Features:
         targets
             Labels by sample_id; samples without one are masked by `labelled`.
         parts
-            A sample of several rows (windows, crops): ``mean`` averages them, ``all`` keeps a row each.
+            A sample of several rows (windows, crops): ``mean`` and ``max`` make one of them, element by element,
+            ``all`` keeps a row each, in order of part number. A mean or a maximum needs every part: a sample of
+            which one has no features counts as absent.
         absent
             What to do with samples that a store has no features of: ``error``, or ``drop``.
         dtype
@@ -127,8 +129,10 @@ class Features:
         StoreError
             If a store is damaged.
         """
-        if parts not in ("mean", "all") or absent not in ("error", "drop"):
-            raise ValueError(f"expected parts mean or all and absent error or drop, found {parts}, {absent}")
+        if parts not in ("mean", "max", "all") or absent not in ("error", "drop"):
+            raise ValueError(
+                f"expected parts mean, max or all and absent error or drop, found {parts}, {absent}"
+            )
         if not taps:
             raise ValueError("taps: expected one or more pairs of store and tap, found none")
         chosen = [(joined.open_store(store), tap) for store, tap in taps]

@@ -24,7 +24,7 @@ from embedpipe.features.rows import Index, RowsOfSamples, ragged, rows_of_sample
 from embedpipe.params import did_you_mean
 from embedpipe.store import FeatureStore
 
-Parts = Literal["mean", "all"]
+Parts = Literal["mean", "max", "all"]
 PIECE_NBYTES = 4 << 20
 """Bytes read at a time: a buffer that stays in the cache is filled several times as fast as fresh memory."""
 
@@ -37,13 +37,16 @@ class Column:
     ----------
     rows : RowsOfSamples
     is_single : bool
-        Whether each sample is exactly one row: then nothing is averaged.
+        Whether each sample is exactly one row: then nothing is aggregated.
+    parts
+        ``max`` or ``mean``: how rows of one sample become one.
     """
 
     store: FeatureStore
     tap: str
     rows: RowsOfSamples
     is_single: bool
+    parts: Parts
 
     @property
     def row_shape(self) -> tuple[int, ...]:
@@ -62,18 +65,22 @@ class Column:
         return self.store.read(self.tap, self.rows.rows[samples])
 
     def read_into(self, samples: Index, out_nD: npt.NDArray[Any], mapped_nbytes: int) -> None:
-        """Features of `samples`, laid out flat, into `out_nD`; parts averaged in float64."""
+        """Features of `samples`, laid out flat, into `out_nD`; a mean of parts is taken in float64."""
         step = max(1, PIECE_NBYTES // max(1, self.width * self.stored_dtype.itemsize))
         if as_run(samples) is None:  # a row touched at random may map a megabyte around it
             step = min(step, max(64, mapped_nbytes >> 20))
+        step = max(1, step * len(self.rows.counts) // max(1, len(self.rows.rows)))
         for i in range(0, len(samples), step):
             self.store.release(above_nbytes=mapped_nbytes)
             some, out = samples[i : i + step], out_nD[i : i + step]
             if not self.is_single:
                 places, starts = ragged(self.rows.starts, some)
                 values = self.store.read(self.tap, self.rows.rows[places]).reshape(len(places), -1)
-                sums = np.add.reduceat(values, starts[:-1], axis=0, dtype=np.float64)
-                out[...] = sums / np.diff(starts)[:, None]
+                if self.parts == "max":
+                    out[...] = np.maximum.reduceat(values, starts[:-1], axis=0)
+                else:
+                    sums = np.add.reduceat(values, starts[:-1], axis=0, dtype=np.float64)
+                    out[...] = sums / np.diff(starts)[:, None]
                 continue
             rows = self.rows.rows[some]
             if out.dtype == self.stored_dtype and out.flags.c_contiguous:
@@ -221,18 +228,19 @@ def join_columns(
     ----------
     keys : uint8 [n, 16]
     parts
-        ``mean``: one row a sample, averaged over its parts; ``all``: one row a part that every tap has.
+        ``mean`` or ``max``: one row a sample, over its parts, element by element; a sample of which a part has
+        no features has none. ``all``: one row a part that every tap has.
     dtype
         Of what is read; None for the dtype stored.
     """
     found = []
     for store, tap in chosen:
         holes = store.holes(tap).mask(0, store.num_rows)
-        found.append(rows_of_samples(store, keys, holes if holes.any() else None))
+        found.append(rows_of_samples(store, keys).without(holes, whole=parts != "all"))
         store.release()  # the keys are not read again
     samples, numbers, rows = _kept(found) if parts == "all" else _aggregated(found)
     columns = [
-        Column(store, tap, of, is_single=bool((of.counts == 1).all()))
+        Column(store, tap, of, is_single=bool((of.counts == 1).all()), parts=parts)
         for (store, tap), of in zip(chosen, rows, strict=True)
     ]
     stored = {column.stored_dtype for column in columns}

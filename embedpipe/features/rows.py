@@ -45,29 +45,43 @@ class RowsOfSamples:
         places, starts = ragged(self.starts, samples)
         return RowsOfSamples(self.rows[places], starts, self.parts[places])
 
+    def without(self, holes: npt.NDArray[np.bool_], *, whole: bool) -> RowsOfSamples:
+        """Leave out rows that hold no features.
 
-def rows_of_samples(
-    store: FeatureStore, keys: npt.NDArray[np.uint8], excluded: npt.NDArray[np.bool_] | None = None
-) -> RowsOfSamples:
-    """Every row of every sample.
+        Parameters
+        ----------
+        holes : bool [num_rows of the store]
+        whole
+            Leave out every row of a sample that has such a row: what is made of its other parts would be
+            another feature than that of the sample.
+        """
+        hit = holes[self.rows]
+        if not hit.any():
+            return self
+        if whole:
+            before = np.concatenate([[0], np.cumsum(hit)])
+            hit = np.repeat(before[self.starts[1:]] > before[self.starts[:-1]], self.counts)
+        kept_before = np.concatenate([[0], np.cumsum(~hit)]).astype(np.int64)
+        return RowsOfSamples(self.rows[~hit], kept_before[self.starts], self.parts[~hit])
+
+
+def rows_of_samples(store: FeatureStore, keys: npt.NDArray[np.uint8]) -> RowsOfSamples:
+    """Every row of every sample, holes too.
 
     Parameters
     ----------
     keys : uint8 [n, 16]
         Repeats allowed: two ids may name one content.
-    excluded : bool [num_rows], optional
-        Rows that do not count, such as holes.
     """
     num = len(keys)
-    if excluded is None and _lie_as_asked(store, keys):
+    if _lie_as_asked(store, keys):
         ascending = np.arange(num + 1)
         return RowsOfSamples(ascending[:-1], ascending, np.zeros(num, np.int32))
-    counted = np.arange(store.num_rows) if excluded is None else np.flatnonzero(~excluded)
     # part numbers are left out of the match, so that every row finds the first sample of its key
-    of_row = join(keys, np.zeros(num, np.int32), store.keys[counted], np.zeros(len(counted), np.int32)).rows
+    of_row = join(keys, np.zeros(num, np.int32), store.keys, np.zeros(store.num_rows, np.int32)).rows
     first = join(keys, np.zeros(num, np.int32), keys, np.zeros(num, np.int32)).rows
-    mine = np.flatnonzero(of_row < num)
-    rows, sample = counted[mine], of_row[mine]
+    rows = np.flatnonzero(of_row < num)
+    sample = of_row[rows]
     parts = store.parts[rows]
     order = np.lexsort((parts, sample))
     starts = np.searchsorted(sample[order], np.arange(num + 1)).astype(np.int64)

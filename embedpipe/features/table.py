@@ -15,14 +15,16 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from embedpipe.errors import ConfigError, DataError
+from embedpipe.errors import ConfigError
 from embedpipe.features.card import BackboneCard, read_card
+from embedpipe.features.rows import rows_of_samples
 from embedpipe.features.taprows import Cut, TapRows
 from embedpipe.params import did_you_mean
 from embedpipe.store import FeatureStore
 
 Bool = npt.NDArray[np.bool_]
 Float = npt.NDArray[np.float32]
+MAPPED_NBYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -39,18 +41,16 @@ class PublishedFeatures:
         return tuple(sorted(self.card.taps, key=lambda name: (self.card.taps[name].depth, name)))
 
     def present(self, keys: npt.NDArray[np.uint8]) -> Bool:
-        """Which samples have features in every tap.
+        """Which samples have features in every tap, in all of their rows.
 
         Parameters
         ----------
         keys : uint8 [n, 16]
         """
-        rows = self.store.rows_of(keys)
         holes = np.zeros(self.store.num_rows, bool)
         for tap in self.taps:
             holes |= self.store.holes(tap).mask(0, self.store.num_rows)
-        found = rows >= 0
-        found[found] = ~holes[rows[found]]
+        found: Bool = rows_of_samples(self.store, keys).without(holes, whole=True).counts > 0
         return found
 
     def row_nbytes(self, tap: str) -> int:
@@ -59,7 +59,7 @@ class PublishedFeatures:
         return math.prod(state.row_shape) * np.dtype(state.spec.dtype).itemsize
 
     def read(self, tap: str, keys: npt.NDArray[np.uint8]) -> Float:
-        """Features of the samples, float32 [n, ...]; each must be present.
+        """Features of the samples, float32 [n, ...]; each must be present. Of several rows a sample, the mean.
 
         Raises
         ------
@@ -68,17 +68,11 @@ class PublishedFeatures:
         DataError
             If a sample has no features.
         """
-        self._check(tap)
-        rows = self.store.rows_of(keys)
-        if (rows < 0).any():
-            raise DataError(
-                f"{self.store_dir}: expected features of {len(rows)} samples, found none for "
-                f"{(rows < 0).sum()}; run `embedpipe extract {self.card.name}`"
-            )
-        return np.asarray(self.store.read(tap, rows), dtype=np.float32)
+        rows = self.rows(tap, keys, cut=lambda shape: [slice(0, shape[0])], mapped_nbytes=MAPPED_NBYTES)
+        return np.asarray(rows.gather(rows.index), dtype=np.float32)
 
     def rows(self, tap: str, keys: npt.NDArray[np.uint8], *, cut: Cut, mapped_nbytes: int) -> TapRows:
-        """Features of the samples, read as they are asked for; see `TapRows.of`.
+        """Features of the samples, read as they are asked for; see `TapRows.of`. Of several rows a sample, the mean.
 
         Raises
         ------

@@ -104,7 +104,7 @@ def forget(workspace: Workspace, found: Forgetting) -> None:
             group.recover()
             for path in journals_of(group, {found.key}):
                 path.unlink()
-            rows = _rows_of(group, found.key)
+            rows = _rows_of(group.keys(), found.key)
             if rows:
                 erase(group, rows)
     # sums that the sample is part of, and its key
@@ -115,7 +115,7 @@ def forget(workspace: Workspace, found: Forgetting) -> None:
             continue
         store = FeatureStore.open(folder)
         holders = [group for group, _ in found.rows if group.spec == store.spec]
-        if not holders or store.rows_of(_array(found.key))[0] < 0:
+        if not holders or not _rows_of(store.keys, found.key):
             continue
         arrays = tuple(f"{name}/" for name in (*store.taps, KEYS_LAYOUT.name, PART_LAYOUT.name, "probe"))
         extra = {
@@ -159,7 +159,7 @@ def _find_rows(workspace: Workspace, found: Forgetting) -> None:
         group = open_group(workspace.stores_dir, info.spec, generation=info.generation)
         with group.lock():
             group.recover()
-            rows = _rows_of(group, found.key)
+            rows = _rows_of(group.keys(), found.key)
             spooled = journals_of(group, {found.key})
         if rows or spooled:
             found.rows.append((group, rows))
@@ -184,22 +184,18 @@ def _tracked_md5s(workspace: Workspace, key: bytes) -> Iterator[str]:
         if not folder.exists():
             continue
         store = FeatureStore.open(folder)
-        row = int(store.rows_of(_array(key))[0])
-        if row >= 0:
-            for layout in (KEYS_LAYOUT, PART_LAYOUT, *(layout_of(tap) for tap in store.taps.values())):
-                path = layout.shard_path(row // layout.shard_rows)
+        rows = _rows_of(store.keys, key)
+        for layout in (KEYS_LAYOUT, PART_LAYOUT, *(layout_of(tap) for tap in store.taps.values())):
+            for path in {layout.shard_path(row // layout.shard_rows) for row in rows}:
                 md5 = store.contents.files[path].md5 if path in store.contents.files else None
                 if md5 is not None:
                     yield md5
 
 
-def _rows_of(group: Group, key: bytes) -> list[int]:
-    rows: list[int] = np.flatnonzero((group.keys() == np.frombuffer(key, np.uint8)).all(axis=1)).tolist()
+def _rows_of(keys: np.ndarray, key: bytes) -> list[int]:
+    """Every row of a sample: it has several where it is windows or crops."""
+    rows: list[int] = np.flatnonzero((keys == np.frombuffer(key, np.uint8)).all(axis=1)).tolist()
     return rows
-
-
-def _array(key: bytes) -> np.ndarray:
-    return np.frombuffer(key, np.uint8).reshape(1, 16)
 
 
 def _is_key(name: str) -> bool:

@@ -24,6 +24,7 @@ from embedpipe.store import commit
 from embedpipe.store.arrays import KEYS_LAYOUT, PART_LAYOUT, ArrayLayout, ArrayReader
 from embedpipe.store.commit import Recovery, Transaction
 from embedpipe.store.disk import make_folder, replace_file, sync_folder
+from embedpipe.store.join import row_keys
 from embedpipe.store.layout import BLOCK_NBYTES, SHARD_NBYTES, TapState, new_taps
 from embedpipe.store.ledger import Entry, LedgerState
 from embedpipe.store.lock import GroupLock
@@ -339,7 +340,11 @@ class Group:
     # -- what BlockWriter asks of its group
 
     def block_keys(self, plan: GrowthPlan, block: Block) -> npt.NDArray[np.uint8]:
-        """Keys of a block's rows, shape (stop - start, 16), existing ones and planned ones.
+        """Keys of a block's rows with their part numbers, as `row_keys` gives them, existing and planned ones.
+
+        Returns
+        -------
+        uint8 array, shape (stop - start, 20)
 
         Raises
         ------
@@ -347,12 +352,16 @@ class Group:
             If rows that the plan adds exist with other keys: the group has grown since.
         """
         middle = min(max(self.num_rows, block.start), block.stop)
-        old = self._table(KEYS_LAYOUT, block.start, middle)
+        old = row_keys(
+            self._table(KEYS_LAYOUT, block.start, middle), self._table(PART_LAYOUT, block.start, middle)
+        )
         before = plan.num_rows_before
-        planned = plan.new_keys[max(block.start, before) - before : max(middle, before) - before]
-        if not np.array_equal(old[len(old) - len(planned) :], planned):
+        first, last = max(block.start, before) - before, max(block.stop, before) - before
+        planned = row_keys(plan.new_keys[first:last], plan.new_parts[first:last])
+        num_old = max(middle - before, 0) - first
+        if not np.array_equal(old[len(old) - num_old :], planned[:num_old]):
             raise StoreError(f"{self.path}: the group has grown since the plan was made; plan again")
-        return np.concatenate([old, plan.new_keys[middle - before : block.stop - before]])
+        return np.concatenate([old, planned[num_old:]])
 
     def check_writable(self) -> None:
         """Raise unless the lock is held and whatever a kill left was recovered."""

@@ -16,6 +16,10 @@ KeyArray = npt.NDArray[np.uint8]
 PartArray = npt.NDArray[np.int32]
 
 
+KEY_NBYTES = 16
+ROW_KEY_NBYTES = KEY_NBYTES + 4
+
+
 @dataclass(frozen=True)
 class Join:
     """Where each wanted (key, part) stands.
@@ -58,6 +62,12 @@ def join(keys: KeyArray, parts: PartArray, wanted_keys: KeyArray, wanted_parts: 
     rows = np.empty(num_rows + num_wanted, np.int64)
     rows[order] = np.repeat(row_of_group, lengths)
     return Join(rows[num_rows:], first_of_new)
+
+
+def row_keys(keys: KeyArray, parts: PartArray) -> KeyArray:
+    """What names each row: its key and, as little-endian int32, its part number; uint8, shape (n, 20)."""
+    numbers = np.ascontiguousarray(parts, "<i4").view(np.uint8).reshape(-1, 4)
+    return np.concatenate([keys, numbers], axis=1)
 
 
 def _halves(keys: KeyArray) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:

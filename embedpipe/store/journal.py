@@ -2,7 +2,8 @@
 
 What was not yet written is held in memory: a block that is whole before the first few seconds are over is never
 written twice. A record is a length, a JSON header, raw bytes and a checksum. The first record says which block of
-which plan the journal belongs to and holds the block's keys. A torn tail, left by a kill, is cut off.
+which plan the journal belongs to and holds the keys of its rows with their part numbers. A torn tail, left by a
+kill, is cut off.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ import numpy.typing as npt
 
 from embedpipe.spec import canonical_json
 from embedpipe.store.disk import sync_folder, telling_full, write_all
+from embedpipe.store.join import ROW_KEY_NBYTES
 from embedpipe.store.plan import Block
 
-FORMAT = 1
+FORMAT = 2
 HELD_NBYTES = 256 << 20
 """Bytes of features held in memory at most: a block of one tap is a shard of 64 MB."""
 SUFFIX = ".journal"
@@ -229,8 +231,8 @@ class FoundJournal:
 
     Attributes
     ----------
-    keys : uint8 array, shape (stop - start, 16)
-        Keys of the block's rows.
+    keys : uint8 array, shape (stop - start, 20)
+        Of the block's rows, with part numbers, as `join.row_keys` gives them.
     end : int
         Bytes of whole records.
     """
@@ -261,7 +263,7 @@ def reuse(path: Path, journal: Journal, block: Block, keys: npt.NDArray[np.uint8
     batch, taps = journal.binding.batch, journal.binding.taps
     if found is None or found.binding.batch != batch:
         return 0
-    row_of_key = {key.tobytes(): row for row, key in enumerate(keys, start=block.start)}
+    row_of_key = {key.tobytes(): row for row, key in enumerate(keys, start=block.start)}  # parts included
     new_rows = np.array([row_of_key.get(key.tobytes(), -1) for key in found.keys], np.int64)
     taken = {row for record in journal.records for row in [*record.rows.tolist(), *record.holes]}
     num_reused = 0
@@ -300,9 +302,9 @@ def read_journal(path: Path) -> FoundJournal | None:
     except TypeError:
         return None
     num_rows = bound.stop - bound.start
-    if end - _CHECKSUM.size - start != num_rows * 16:
+    if end - _CHECKSUM.size - start != num_rows * ROW_KEY_NBYTES:
         return None
-    keys = np.array(data[start : start + num_rows * 16]).reshape(num_rows, 16)
+    keys = np.array(data[start : end - _CHECKSUM.size]).reshape(num_rows, ROW_KEY_NBYTES)
     while True:
         next_end, found = _record(data, end)
         if found is None:

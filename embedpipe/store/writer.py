@@ -313,7 +313,7 @@ def plan_digest(block: Block, keys: npt.NDArray[np.uint8], taps: dict[str, list[
     """32 hex digits of what a block is to hold and of its batch grid: equal where spooled rows are its own."""
     out = hashlib.blake2b(digest_size=16)
     out.update(canonical_json([block.start, block.stop, taps, batch]).encode())
-    out.update(np.ascontiguousarray(keys).tobytes())
+    out.update(np.ascontiguousarray(keys).tobytes())  # with part numbers: parts of one sample are told apart
     for segment in block.segments:
         out.update(canonical_json(segment.taps).encode())
         out.update(segment.rows.tobytes())

@@ -20,6 +20,7 @@ from embedpipe.store.commit import JOURNAL, Transaction
 from embedpipe.store.encoding import encode_metadata, encode_shard
 from embedpipe.store.group import Group
 from embedpipe.store.holes import FORGOTTEN, Holes
+from embedpipe.store.join import KEY_NBYTES, join
 from embedpipe.store.journal import SUFFIX, read_journal
 from embedpipe.store.layout import TapState
 from embedpipe.store.ledger import NAME, Entry, TapChange, read_ledger
@@ -53,8 +54,9 @@ class Dead:
 
 def find_dead(group: Group, wanted_keys: npt.NDArray[np.uint8]) -> Dead:
     """Rows whose key is not among `wanted_keys`, shape (n, 16)."""
-    wanted = {key.tobytes() for key in wanted_keys}
-    mask = np.array([key.tobytes() not in wanted for key in group.keys()], bool)  # noqa: SIM118
+    keys, num = group.keys(), len(wanted_keys)
+    no_part = np.zeros(max(len(keys), num), np.int32)  # a sample lives with all its parts
+    mask = join(wanted_keys, no_part[:num], keys, no_part[: len(keys)]).rows >= num
     nbytes = rewritten = 0
     if mask.any():
         first = int(np.argmax(mask))
@@ -129,7 +131,7 @@ def journals_of(group: Group, keys: Collection[bytes]) -> list[Path]:
     out = []
     for path in sorted((group.path / JOURNAL).rglob(f"*{SUFFIX}")):
         found = read_journal(path)
-        if found is None or any(key.tobytes() in keys for key in found.keys):
+        if found is None or any(row[:KEY_NBYTES].tobytes() in keys for row in found.keys):
             out.append(path)
     return out
 

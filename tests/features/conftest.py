@@ -20,8 +20,8 @@ def key_of(name):
     return hashlib.blake2b(name.encode(), digest_size=16).digest()
 
 
-def feature(name, tap):
-    rng = np.random.default_rng(list(key_of(name)))
+def feature(name, tap, part=0):
+    rng = np.random.default_rng([*key_of(name), *([part] if part else [])])
     return rng.standard_normal(SHAPES[tap]).astype(tap.dtype)
 
 
@@ -35,18 +35,24 @@ def card():
 
 
 def grow(group, names, failing=()):
+    """Names, or pairs of a name and the number of a part."""
+    pairs = [name if isinstance(name, tuple) else (name, 0) for name in names]
     with group.lock():
         group.recover()
         group.ensure_taps(SHAPES)
-        keys = np.frombuffer(b"".join(map(key_of, names)), np.uint8).reshape(-1, 16)
-        plan = group.plan(keys)
+        keys = np.frombuffer(b"".join(key_of(name) for name, _ in pairs), np.uint8).reshape(-1, 16)
+        plan = group.plan(keys, np.array([part for _, part in pairs], np.int32))
         for block in plan.blocks:
             with group.writer(plan, block, batch=1000) as writer:
                 for segment in block.segments:
-                    named = {int(row): names[plan.wanted_of_row[row]] for row in segment.rows}
-                    good = [row for row, name in named.items() if name not in failing]
-                    values = {tap.name: np.stack([feature(named[r], tap) for r in good]) for tap in SHAPES}
-                    writer.append(good, values, {r: "cut short" for r, n in named.items() if n in failing})
+                    named = {int(row): pairs[plan.wanted_of_row[row]] for row in segment.rows}
+                    bad = [row for row, pair in named.items() if pair in failing or pair[0] in failing]
+                    good = [row for row in named if row not in bad]
+                    values = {
+                        tap.name: np.stack([feature(named[r][0], tap, named[r][1]) for r in good])
+                        for tap in SHAPES
+                    }
+                    writer.append(good, values, dict.fromkeys(bad, "cut short"))
                 writer.commit()
 
 

@@ -67,15 +67,16 @@ def make(tmp_path):
                     with group.writer(plan, block, batch=1000) as writer:
                         for segment in block.segments:
                             named = {int(row): pairs[plan.wanted_of_row[row]] for row in segment.rows}
-                            good = [row for row, (name, _) in named.items() if name not in failing]
+                            bad = [
+                                row for row, pair in named.items() if pair[0] in failing or pair in failing
+                            ]
+                            good = [row for row in named if row not in bad]
                             values = {
                                 tap.name: np.stack([value(*_of(named[r], tap), spec) for r in good])
                                 for tap in SHAPES
                                 if good
                             }
-                            writer.append(
-                                good, values, {r: "cut short" for r, n in named.items() if n[0] in failing}
-                            )
+                            writer.append(good, values, dict.fromkeys(bad, "cut short"))
                         writer.commit()
         out = tmp_path / "features" / folder
         out.parent.mkdir(exist_ok=True)
@@ -240,6 +241,56 @@ def test_windows_of_a_sample_are_averaged_or_kept(make, memory_nbytes):
         np.concatenate([b.X for b in kept.batches(4)]), np.concatenate([every[n] for n in "abc"])
     )
     assert kept.where(sample_ids=["id-c", "id-a"]).parts.tolist() == [0, 1, 0, 1, 2]
+    largest = Features.of(manifest, [(path, GAP.name)], parts="max", memory_nbytes=memory_nbytes)
+    np.testing.assert_array_equal(largest.take([2, 0]).numpy(), [every["c"].max(0), every["a"].max(0)])
+
+
+def test_windows_have_the_label_split_and_draw_of_their_sample(make):
+    pairs = [(name, part) for name in NAMES for part in range(1 + int(name[1:]) % 3)]
+    labels = [["cat", "dog"][i % 2] for i in range(40)]
+    task = Targets.from_rows(
+        "animal",
+        "classes",
+        ["cat", "dog"],
+        sample_ids=[f"id-{n}" for n in NAMES],
+        splits=SPLITS,
+        labels=labels,
+    )
+    features = Features.of(
+        manifest_of(NAMES, SPLITS), [(make(pairs), GAP.name)], targets=task, parts="all", memory_nbytes=64
+    )
+    assert len(features) == len(pairs)
+    number = np.array([int(name[-3:]) for name in features.sample_ids])
+    np.testing.assert_array_equal(features.y, number % 2)
+    assert (features.splits == np.array(SPLITS)[number]).all()
+    drawn = features.k_shot(2, seed=1)
+    every = features.where(sample_ids=np.unique(drawn.sample_ids).tolist())
+    assert len(np.unique(drawn.sample_ids)) == 4 and len(drawn) == len(every)
+    for batch in features.batches(7, shuffle="chunks", seed=2):
+        at = [
+            (str(n)[3:], int(p))
+            for n, p in zip(batch.sample_ids, features.parts[batch.positions], strict=True)
+        ]
+        np.testing.assert_array_equal(batch.X, [value(n, GAP, p).astype(np.float32) for n, p in at])
+
+
+def test_windows_of_one_backbone_are_averaged_beside_the_rows_of_another(make):
+    windows = make([(name, part) for name in NAMES for part in range(2)], folder="windows")
+    other = make(NAMES[::-1], spec=OTHER, folder="other")
+    X_ND = Features.of(manifest_of(NAMES), [(windows, GAP.name), (other, GAP.name)]).numpy()
+    mean = [np.mean([value(n, GAP, p).astype(np.float64) for p in range(2)], axis=0) for n in NAMES]
+    np.testing.assert_array_equal(X_ND[:, :3], np.float32(mean))
+    np.testing.assert_array_equal(X_ND[:, 3:], [value(n, GAP, spec=OTHER).astype(np.float32) for n in NAMES])
+
+
+def test_a_sample_that_lacks_a_window_has_no_mean(make):
+    path = make([("a", 0), ("b", 0), ("b", 1), ("a", 1)], failing=(("b", 1),))
+    manifest = manifest_of(["a", "b"])
+    with pytest.raises(DataError, match="expected features of 2 samples, found none for 1 \\(id-b\\)"):
+        Features.of(manifest, [(path, GAP.name)])
+    assert Features.of(manifest, [(path, GAP.name)], parts="max", absent="drop").absent == ("id-b",)
+    kept = Features.of(manifest, [(path, GAP.name)], parts="all")
+    assert list(zip(kept.sample_ids, kept.parts, strict=True)) == [("id-a", 0), ("id-a", 1), ("id-b", 0)]
 
 
 def test_ids_of_one_content_have_the_same_features(store):

@@ -11,6 +11,8 @@ from embedpipe.features.card import read_card
 from embedpipe.features.table import open_features
 from embedpipe.spec import BackboneSpec, TapSpec
 
+from .conftest import feature as stored
+
 NAMES = ["d", "a", "c", "b"]
 
 
@@ -48,6 +50,21 @@ def test_a_recorded_hole_is_not_present(make_store, make_manifest):
     assert features.present(make_manifest(["a", "b", "c"]).keys).tolist() == [True, False, True]
 
 
+def test_windows_are_averaged_and_a_sample_that_lacks_one_is_not_present(make_store, make_manifest):
+    windows = [("a", 0), ("b", 0), ("a", 1), ("b", 1), ("b", 2), ("c", 0), ("c", 1)]
+    features = open_features(make_store(windows, failing=(("c", 1),)))
+    assert features.present(make_manifest(["a", "b", "c", "z"]).keys).tolist() == [True, True, False, False]
+    keys = make_manifest(["a", "b"]).keys
+    found = features.read("layer1.gap", keys)
+    tap = TapSpec("layer1", "gap")
+    every = [[stored(name, tap, part) for part in range(n)] for name, n in (("a", 2), ("b", 3))]
+    np.testing.assert_array_equal(found, np.float32([np.mean(np.float64(one), axis=0) for one in every]))
+    rows = features.rows(
+        "layer1.gap", keys, cut=lambda shape: [slice(0, 1), slice(1, 2)], mapped_nbytes=1 << 20
+    )
+    np.testing.assert_array_equal(np.concatenate([X for _, X in rows.blocks()]), found)
+
+
 def test_an_unknown_tap_names_the_nearest(make_store, make_manifest):
     with pytest.raises(ConfigError, match=r"no tap 'layer1\.gp' \(did you mean 'layer1\.gap'\?\)"):
         open_features(make_store(["a"])).read("layer1.gp", make_manifest(["a"]).keys)
@@ -55,7 +72,7 @@ def test_an_unknown_tap_names_the_nearest(make_store, make_manifest):
 
 def test_absent_samples_cannot_be_read_by_accident(make_store, make_manifest):
     features = open_features(make_store(["a"]))
-    with pytest.raises(DataError, match="expected features of 2 samples, found none for 1"):
+    with pytest.raises(DataError, match="expected features of 2 samples, found them for 1"):
         features.read("layer1.gap", make_manifest(["a", "z"]).keys)
 
 

@@ -22,16 +22,22 @@ SPEC = BackboneSpec("tiny", "a" * 32, "pillow 1", "{}", "float32", "cpu")
 
 
 def key_of(name: str) -> np.ndarray:
-    return np.frombuffer(hashlib.blake2b(name.encode(), digest_size=16).digest(), np.uint8)
+    """Of a sample; ``a#2`` is part 2 of the sample a."""
+    sample = name.partition("#")[0]
+    return np.frombuffer(hashlib.blake2b(sample.encode(), digest_size=16).digest(), np.uint8)
 
 
 def keys_of(names: Iterable[str]) -> np.ndarray:
     return np.stack([key_of(name) for name in names]) if names else np.zeros((0, 16), np.uint8)
 
 
+def parts_of(names: Iterable[str]) -> np.ndarray:
+    return np.array([int(name.partition("#")[2] or 0) for name in names], np.int32)
+
+
 def feature(name: str, tap: TapSpec) -> np.ndarray:
     """What the tiny backbone computes for a sample, in the dtype it is stored in."""
-    rng = np.random.default_rng([*key_of(name).tolist(), len(tap.name)])
+    rng = np.random.default_rng([*key_of(name).tolist(), len(tap.name), *parts_of([name]).tolist()])
     return rng.standard_normal(SHAPES[tap]).astype(tap.dtype)
 
 
@@ -61,7 +67,7 @@ class Grower:
         with group.lock():
             group.recover()
             group.ensure_taps({tap: SHAPES[tap] for tap in taps}, shard_nbytes=self.shard_nbytes)
-            plan = group.plan(keys_of(names), taps=[tap.name for tap in taps])
+            plan = group.plan(keys_of(names), parts_of(names), [tap.name for tap in taps])
             self.fill(group, plan, names)
         return group
 

@@ -15,7 +15,7 @@ from embedpipe.store.journal import Binding, Journal, read_journal
 
 TAPS = {"a.gap": ["float16", 3], "b.none": ["float32", 2, 2]}
 BINDING = Binding("digest", 8, 12, 2, TAPS)
-KEYS = np.arange(64, dtype=np.uint8).reshape(4, 16)
+KEYS = np.arange(80, dtype=np.uint8).reshape(4, 20)
 
 
 def values(seed: int, n: int) -> dict[str, np.ndarray]:

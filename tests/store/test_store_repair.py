@@ -15,7 +15,7 @@ from embedpipe.store.published import read_contents
 from embedpipe.upkeep.compaction import compact, erase, find_dead, md5s_of_rows
 from embedpipe.upkeep.repair import Mended, repair_group
 
-from .conftest import GAP, GRID, SHAPES, Grower, expected, feature, files_of, keys_of
+from .conftest import GAP, GRID, SHAPES, Grower, expected, feature, files_of, keys_of, parts_of
 from .crash import Killed, killable
 
 NAMES = [f"s{i}" for i in range(40)]
@@ -209,7 +209,12 @@ def test_an_empty_group_is_seeded_by_link_and_another_by_row(group: Group, tmp_p
             fresh.recover()
             fresh.ensure_taps({tap: SHAPES[tap] for tap in TAPS}, shard_nbytes=192)
             num_taken = seed(
-                fresh, contents, FolderStore(published), keys_of(NAMES), [tap.name for tap in TAPS]
+                fresh,
+                contents,
+                FolderStore(published),
+                keys_of(NAMES),
+                parts_of(NAMES),
+                [tap.name for tap in TAPS],
             )
         assert num_taken == 40 - len(start[1:])
         check(grower.grow([*NAMES, "new"], TAPS), [*NAMES, "new"])
@@ -239,6 +244,7 @@ def test_a_damaged_shard_of_the_earlier_store_is_computed_and_not_taken_over(
     with fresh.lock():
         fresh.recover()
         fresh.ensure_taps({tap: SHAPES[tap] for tap in TAPS}, shard_nbytes=192)
-        seed(fresh, contents, FolderStore(published), keys_of(NAMES), [tap.name for tap in TAPS])
+        names = [tap.name for tap in TAPS]
+        seed(fresh, contents, FolderStore(published), keys_of(NAMES), parts_of(NAMES), names)
     check(grower.grow(NAMES, TAPS), NAMES)
     assert set(grower.computed) == {(name, GAP.name) for name in NAMES[16:32]}

@@ -19,16 +19,23 @@ from embedpipe.store.commit import INTENT, JOURNAL
 from embedpipe.upkeep.compaction import compact, erase, find_dead, journals_of
 from embedpipe.upkeep.repair import TOMBSTONE_PART, repair_group
 
-from .conftest import GAP, GRID, Grower, feature, files_of, keys_of
+from .conftest import GAP, GRID, Grower, feature, files_of, keys_of, parts_of
 from .crash import Killed, killable
 
-NAMES = [f"n{i}" for i in range(40)]
+NAMES = [
+    *(f"n{i}" for i in range(30)),
+    *(f"n{i % 6}#{1 + i // 6}" for i in range(12)),
+]  # some have three parts
 samples = st.lists(st.sampled_from(NAMES), max_size=25)
 taps = st.sampled_from([[GAP], [GRID], [GAP, GRID]])
 
 
+def sample_of(name: str) -> str:
+    return name.partition("#")[0]
+
+
 class StoreMachine(RuleBasedStateMachine):
-    """`held` is the model: (sample, tap) -> True if it has features."""
+    """`held` is the model: (part of a sample, tap) -> True if it has features."""
 
     @initialize()
     def start(self) -> None:
@@ -71,7 +78,7 @@ class StoreMachine(RuleBasedStateMachine):
         """Which blocks a killed growth committed, only the ledger knows; their values are checked."""
         names, wanted = self.asked
         store = FeatureStore.open(self.grower.open().path)
-        rows = dict(zip(names, store.rows_of(keys_of(names)).tolist(), strict=True))
+        rows = dict(zip(names, store.rows_of(keys_of(names), parts_of(names)).tolist(), strict=True))
         for tap in wanted:
             if tap.name in store.taps:
                 holes = store.holes(tap.name)
@@ -97,8 +104,7 @@ class StoreMachine(RuleBasedStateMachine):
     def collect_garbage(self, names: list[str], at: int, torn: bool) -> None:
         """Rows of no named sample go, the others stay as they were; a kill may come anywhere in it, or not."""
         group = self.recover()
-        living = {name for name, _ in self.held if name in names}
-        if not living:
+        if not any(sample_of(name) in map(sample_of, names) for name, _ in self.held):
             return
         with killable(self.patch) as killer:
             killer.reset(at, torn=torn)
@@ -112,7 +118,8 @@ class StoreMachine(RuleBasedStateMachine):
                 group.recover()
                 assert verify(group.path).damages == []
                 compact(group, find_dead(group, keys_of(names)).mask)
-        self.held = {(name, tap) for name, tap in self.held if name in names}
+        living = set(map(sample_of, names))
+        self.held = {(name, tap) for name, tap in self.held if sample_of(name) in living}
         assert not find_dead(self.grower.open(), keys_of(names)).mask.any()
 
     @rule(name=st.sampled_from(NAMES))
@@ -122,11 +129,13 @@ class StoreMachine(RuleBasedStateMachine):
             group.recover()
             for path in journals_of(group, {keys_of([name]).tobytes()}):
                 path.unlink()
-            row = int(FeatureStore.open(group.path).rows_of(keys_of([name]))[0])
-            if row >= 0:
-                erase(group, [row])
-        self.held = {(other, tap) for other, tap in self.held if other != name}
-        gone = [feature(name, tap).tobytes() for tap in (GAP, GRID)] + [keys_of([name]).tobytes()]
+            rows = np.flatnonzero((group.keys() == keys_of([name])).all(axis=1)).tolist()
+            if rows:
+                erase(group, rows)
+        named = [one for one in NAMES if sample_of(one) == sample_of(name)]
+        self.held = {(other, tap) for other, tap in self.held if other not in named}
+        gone = [feature(one, tap).tobytes() for tap in (GAP, GRID) for one in named]
+        gone.append(keys_of([name]).tobytes())
         for path, data in files_of(group.path, ()).items():
             assert not any(piece in data for piece in gone), path
 
@@ -162,7 +171,7 @@ class StoreMachine(RuleBasedStateMachine):
         found = {
             (sample, tap)
             for sample, tap in before
-            for row in store.rows_of(keys_of([sample])).tolist()
+            for row in store.rows_of(keys_of([sample]), parts_of([sample])).tolist()
             if row >= 0 and row not in store.holes(tap.name)
         }
         if "zarr.json" in name:
@@ -193,7 +202,7 @@ class StoreMachine(RuleBasedStateMachine):
                 assert np.isnan(values[[row for row in holes if store.parts[row] != TOMBSTONE_PART]]).all()
             assert store.num_rows - len(holes) == len(names)
             if names:
-                rows = store.rows_of(keys_of(names))
+                rows = store.rows_of(keys_of(names), parts_of(names))
                 np.testing.assert_array_equal(values[rows], np.stack([feature(n, tap) for n in names]))
 
 
