@@ -18,6 +18,7 @@ from embedpipe.evaluate.arms import ALL, MAJORITY, ROLE_OF_BASELINE, SHUFFLED, k
 from embedpipe.evaluate.bootstrap import Judge, Judged
 from embedpipe.evaluate.files import read_json
 from embedpipe.evaluate.predictions import Predictions
+from embedpipe.manifest.kinds import TargetSpec
 from embedpipe.manifest.table import Manifest
 from embedpipe.manifest.targets import Targets
 
@@ -71,12 +72,17 @@ class Evidence:
     _judged: dict[tuple[str, int], Judged] = field(default_factory=dict, repr=False)
 
     @property
+    def spec(self) -> TargetSpec:
+        """What the targets are."""
+        return self.predictions.spec
+
+    @property
     def kind(self) -> str:
-        return str(self.about["kind"])
+        return self.spec.kind
 
     @property
     def classes(self) -> tuple[str, ...]:
-        return tuple(self.about["classes"])
+        return self.spec.classes
 
     @property
     def metric(self) -> str:
@@ -140,25 +146,24 @@ def open_evidence(
     about = read_json(files.scores, "run `embedpipe train`", keys=needed)
     predictions = Predictions.read(files.predictions)
     targets = Targets.read(files.open_targets) if targets is None else targets
-    if (predictions.kind, predictions.classes) != (targets.kind, targets.classes):
+    if not predictions.spec.is_of_targets(targets.spec):
         raise DataError(
-            f"{files.predictions}: expected scores of {_classes(targets.kind, targets.classes)}, found "
-            f"{_classes(predictions.kind, predictions.classes)}: its targets have changed; "
-            f"run `embedpipe train {task}`"
+            f"{files.predictions}: expected scores of {targets.spec}, found {predictions.spec}: its targets have "
+            f"changed; run `embedpipe train {task}`"
         )
     known = predictions.arms()
     if not known:
         raise DataError(f"{files.predictions}: holds no predictions; run `embedpipe train {task}`")
     first = predictions.scores(*known[0]).of_split(split)
-    labelled = _labelled(targets)
-    ids = np.array([one for one in first.sample_ids if one in labelled], dtype=str)
+    ids = np.asarray(first.sample_ids, dtype=str)
+    truth = targets.truth_of(ids, predictions.spec.seen or 1.0)
+    labelled = targets.spec.labelled(truth)
+    ids, truth = ids[labelled], truth[labelled]
     if len(ids) == 0:
         raise DataError(
             f"task {task!r}: no sample of {split!r} has both a target and predictions; "
             f"give that split labels, or run `embedpipe train {task}`"
         )
-    dtype = np.int64 if targets.kind == "classes" else np.float64
-    truth = np.array([labelled[one] for one in ids], dtype=dtype)
     judge = Judge(targets.kind, truth, _groups(Manifest.read(files.manifest), ids), seed)
     evidence = Evidence(task, about, predictions, split, ids, judge)
     evidence.notes += _missing(about, predictions)
@@ -169,14 +174,6 @@ def is_baseline(row: dict[str, Any], baselines: list[str] | tuple[str, ...]) -> 
     """Whether a row of the scores stands for a baseline: no features, no labels, or a role named as one."""
     roles = {ROLE_OF_BASELINE[name] for name in baselines if name in ROLE_OF_BASELINE}
     return row["arm"] in (MAJORITY, SHUFFLED) or row["role"] in roles
-
-
-def _labelled(targets: Targets) -> dict[str, float]:
-    """Target of each sample that has one."""
-    values: npt.NDArray[Any] = targets.codes() if targets.kind == "classes" else targets.values()
-    there = values >= 0 if targets.kind == "classes" else ~np.isnan(values)
-    ids = targets.table["sample_id"].to_pylist()
-    return {one: value for one, value, has in zip(ids, values.tolist(), there.tolist(), strict=True) if has}
 
 
 def _groups(manifest: Manifest, sample_ids: npt.NDArray[np.str_]) -> list[str] | None:
@@ -198,7 +195,3 @@ def _missing(about: dict[str, Any], predictions: Predictions) -> list[str]:
     return [
         f"{len(lost)} arms have no predictions and are left out: {', '.join(lost[:5])}{'…' * (len(lost) > 5)}"
     ]
-
-
-def _classes(kind: str, classes: tuple[str, ...]) -> str:
-    return f"{len(classes)} classes ({', '.join(classes[:5])})" if kind == "classes" else "numbers"

@@ -4,7 +4,7 @@ Whatever makes predictions (a head, a baseline, direct transfer, a fine-tuned ne
 and every comparison reads it. A file is a pure function of its contents, byte for byte.
 """
 
-# R draws, N samples, K classes (1 for numbers)
+# R draws, N samples, K scores a sample
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from embedpipe.errors import DataError
 from embedpipe.manifest.files import read_parquet, write_parquet
+from embedpipe.manifest.kinds import TargetSpec, TaskKind
 from embedpipe.manifest.table import read_metadata
 from embedpipe.params import did_you_mean
 from embedpipe.spec import canonical_json
@@ -53,8 +54,8 @@ class ArmScores:
     sample_ids, splits : str arrays [N]
         The same samples in every draw, sorted by split, then id.
     scores : float32 [R, N, K]
-        Probabilities in the order of the task's classes, or one number. R draws; 1 at k_shot 0,
-        but for shuffled labels.
+        Probabilities in the order of the task's classes or labels; the numbers; or, for dense, the code of the class
+        predicted at each place, row by row. R draws; 1 at k_shot 0, but for shuffled labels.
     """
 
     arm: str
@@ -113,22 +114,36 @@ class Predictions:
 
     Attributes
     ----------
-    task, kind : str
-    classes : tuple of str
-        Order of the scores; empty for numbers.
+    task : str
+    spec : TargetSpec
+        What is predicted: the order and number of the scores.
     table : pa.Table
         Columns as in `SCHEMA`, sorted by arm, k_shot, draw, split, sample_id.
     """
 
     task: str
-    kind: str
-    classes: tuple[str, ...]
+    spec: TargetSpec
     table: pa.Table
+
+    @property
+    def kind(self) -> TaskKind:
+        """See `TargetSpec`."""
+        return self.spec.kind
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """See `TargetSpec`."""
+        return self.spec.classes
 
     @classmethod
     def from_arms(
-        cls, task: str, kind: str, classes: Sequence[str], arms: Iterable[ArmScores]
+        cls, task: str, kind: TaskKind, classes: Sequence[str], arms: Iterable[ArmScores]
     ) -> Predictions:
+        """Of a task of classes, or of one number; see `of`."""
+        return cls.of(task, TargetSpec(kind, tuple(classes)), arms)
+
+    @classmethod
+    def of(cls, task: str, spec: TargetSpec, arms: Iterable[ArmScores]) -> Predictions:
         """Assemble the table; the order in which arms come does not matter."""
         pieces = []
         for scores in sorted(arms, key=lambda one: (one.arm, one.k_shot)):
@@ -136,16 +151,11 @@ class Predictions:
             for draw in range(scores.num_draws):
                 pieces.append(_piece(task, scores, draw, order))
         table = pa.concat_tables(pieces) if pieces else SCHEMA.empty_table()
-        return cls(task, kind, tuple(classes), table.unify_dictionaries().combine_chunks())
+        return cls(task, spec, table.unify_dictionaries().combine_chunks())
 
     def write(self, path: Path) -> None:
         """Write Parquet, atomically; equal predictions give equal bytes."""
-        about = {
-            "format_version": PREDICTIONS_VERSION,
-            "task": self.task,
-            "kind": self.kind,
-            "classes": list(self.classes),
-        }
+        about = {"format_version": PREDICTIONS_VERSION, "task": self.task, **self.spec.to_dict()}
         write_parquet(path, self.table.replace_schema_metadata({_METADATA: canonical_json(about)}))
 
     @classmethod
@@ -159,7 +169,7 @@ class Predictions:
         """
         table = read_parquet(path, "run `embedpipe train`")
         about = read_metadata(table, _METADATA, PREDICTIONS_VERSION, path)
-        return cls(about["task"], about["kind"], tuple(about["classes"]), table.cast(SCHEMA).combine_chunks())
+        return cls(about["task"], TargetSpec.from_dict(about), table.cast(SCHEMA).combine_chunks())
 
     @cached_property
     def _rows(self) -> dict[tuple[str, int], tuple[int, int]]:

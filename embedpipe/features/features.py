@@ -8,7 +8,7 @@ not depend on the order in which a store grew.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -368,9 +368,5 @@ def _truth(
     """Targets in the order of `samples`, missing where the table has no row, and which are there."""
     if targets is None:
         return None, np.zeros(len(samples), bool)
-    values: npt.NDArray[Any] = targets.codes() if targets.kind == "classes" else targets.values()
-    by_id: Mapping[str, int] = {name: i for i, name in enumerate(targets.sample_ids.tolist())}
-    at = np.array([by_id.get(name, -1) for name in names.ids(samples).tolist()], np.int64)
-    y = np.full(len(at), -1 if targets.kind == "classes" else np.nan, values.dtype)
-    y[at >= 0] = values[at[at >= 0]]
-    return y, (y >= 0 if targets.kind == "classes" else ~np.isnan(y))
+    y = targets.truth_of(names.ids(samples))
+    return y, targets.spec.labelled(y)

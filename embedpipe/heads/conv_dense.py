@@ -74,7 +74,7 @@ class DenseConvClassifierHead(_Dense, ClassifierHead):
         As `ConvClassifierHead` has them.
     """
 
-    kind = "dense_classes"
+    kind = "dense"
 
     def predict(self, X: Any) -> np.ndarray:
         """The class of every place, shape (N, Y, X)."""

@@ -33,7 +33,7 @@ class MultiLabelHead(WeightedHead):
     intercept_ : float64 array, shape (K,)
     """
 
-    kind = "labels"
+    kind = "multilabel"
     streams = True
     learned = ("coef_", "intercept_")
     coef_: np.ndarray

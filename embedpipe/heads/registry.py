@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from embedpipe.heads.base import Head
 
-Kind = Literal["classes", "number", "labels", "dense_classes", "dense_number"]
+Kind = Literal["classes", "multilabel", "number", "dense", "dense_number"]
 Inputs = Literal["rows", "maps", "tokens", "taps"]
 SKLEARN = "sklearn:"
 
@@ -54,7 +54,7 @@ FAMILIES: Mapping[str, Family] = {
         opt.LogisticOptions,
         {
             "classes": "embedpipe.heads.logistic:LogisticHead",
-            "labels": "embedpipe.heads.multilabel:LogisticLabelsHead",
+            "multilabel": "embedpipe.heads.multilabel:LogisticLabelsHead",
         },
     ),
     "ridge": Family(
@@ -62,7 +62,7 @@ FAMILIES: Mapping[str, Family] = {
         {
             "classes": "embedpipe.heads.ridge:RidgeClassifierHead",
             "number": "embedpipe.heads.ridge:RidgeRegressorHead",
-            "labels": "embedpipe.heads.multilabel:RidgeLabelsHead",
+            "multilabel": "embedpipe.heads.multilabel:RidgeLabelsHead",
         },
     ),
     "svm": Family(opt.SvmOptions, {"classes": "embedpipe.heads.svm:SvmHead"}),
@@ -85,7 +85,7 @@ FAMILIES: Mapping[str, Family] = {
         {
             "classes": "embedpipe.heads.conv:ConvClassifierHead",
             "number": "embedpipe.heads.conv:ConvRegressorHead",
-            "dense_classes": "embedpipe.heads.conv_dense:DenseConvClassifierHead",
+            "dense": "embedpipe.heads.conv_dense:DenseConvClassifierHead",
             "dense_number": "embedpipe.heads.conv_dense:DenseConvRegressorHead",
         },
         "maps",
@@ -288,7 +288,7 @@ def fit_grid(
     found = head_class(family, kind)
     extra = {"estimator": family} if family.startswith(SKLEARN) else {}
     params = [{**candidate, **extra} for candidate in candidates]
-    if kind in ("number", "labels"):  # which have no classes to weigh, nor a softmax
+    if kind in ("number", "multilabel"):  # which have no classes to weigh, nor a softmax
         left = ("class_weight", "multi_class")
         params = [{name: one[name] for name in one if name not in left} for one in params]
     return list(

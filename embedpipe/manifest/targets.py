@@ -1,7 +1,7 @@
 """The targets of one task: a table of its own, so that fixing a label reruns that task alone.
 
 Written in two files: open targets (train, val, excluded) and sealed ones (test), which only the
-test step reads. Both list the same classes.
+test step reads. Both say the same of what the targets are: kind, classes, names of numbers.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -19,33 +19,32 @@ import pyarrow.compute as pc
 
 from embedpipe.errors import DataError
 from embedpipe.manifest.files import read_parquet, write_parquet
+from embedpipe.manifest.kinds import KINDS, TargetSpec, TaskKind, Truth
+from embedpipe.manifest.masks import Masks
 from embedpipe.manifest.table import SPLITS, StrArray, _strings, read_metadata
 from embedpipe.spec import canonical_json
 
 TARGETS_VERSION = 1
-TaskKind = Literal["classes", "number"]
 
 
 @dataclass(frozen=True)
 class Targets:
-    """One label a sample, sorted by sample_id; null where it is missing.
+    """The target of each sample, sorted by sample_id; null where it is missing.
 
     Attributes
     ----------
     task : str
         Its name in params.yaml.
-    kind : str
-        ``classes`` or ``number``.
-    classes : tuple of str
-        Names of all classes of the task, in the order of the codes, whether or not this split has
-        them all; empty for numbers.
+    spec : TargetSpec
+        What the targets are. `classes` lists all classes of the task, whether or not this split has them all.
     table : pa.Table
-        Columns sample_id (string), split (string), label (string for classes, float64 for numbers).
+        Columns sample_id (string), split (string) and label: string for classes; a list of booleans, one a label and
+        null where it is unknown, for multilabel; float64 for a number, a list of them for several; the bytes of a PNG
+        (see `embedpipe.manifest.masks`) for dense.
     """
 
     task: str
-    kind: TaskKind
-    classes: tuple[str, ...]
+    spec: TargetSpec
     table: pa.Table
 
     @classmethod
@@ -57,18 +56,39 @@ class Targets:
         *,
         sample_ids: Sequence[str],
         splits: Sequence[str],
-        labels: Sequence[str | float | None],
+        labels: Sequence[Any],
+        **more: Any,
     ) -> Self:
-        """Rows sorted by sample_id."""
+        """Rows sorted by sample_id.
+
+        Parameters
+        ----------
+        labels
+            Of each sample: a class; a boolean or None for each label; a number or several; a mask as PNG. None where
+            there is none.
+        more
+            What else `TargetSpec` says: outputs, box, grid.
+        """
+        spec = TargetSpec(kind, tuple(classes), **more)
         order = sorted(range(len(sample_ids)), key=lambda i: sample_ids[i])
         arrays = [
             pa.array([column[i] for i in order], type=field.type)
-            for column, field in zip((sample_ids, splits, labels), _schema(kind), strict=True)
+            for column, field in zip((sample_ids, splits, labels), _schema(spec), strict=True)
         ]
-        return cls(task, kind, tuple(classes), pa.Table.from_arrays(arrays, schema=_schema(kind)))
+        return cls(task, spec, pa.Table.from_arrays(arrays, schema=_schema(spec)))
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
+
+    @property
+    def kind(self) -> TaskKind:
+        """See `TargetSpec`."""
+        return self.spec.kind
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """See `TargetSpec`."""
+        return self.spec.classes
 
     @property
     def sample_ids(self) -> StrArray:
@@ -80,6 +100,49 @@ class Targets:
         """Object array of ``train``, ``val``, ``test`` or ``excluded``, shape (N,)."""
         return _strings(self.table, "split")
 
+    def truth(self, seen: float = 1.0) -> Truth:
+        """Targets as an array, of the shape and dtype that `embedpipe.manifest.kinds` lists for the kind.
+
+        Parameters
+        ----------
+        seen
+            For dense: share of the shorter side that the judged square has.
+        """
+        spec = self.spec
+        if spec.kind == "classes":
+            return self.codes()
+        if spec.kind == "dense":
+            assert spec.grid is not None
+            return self.masks().on_grid((spec.grid, spec.grid), seen).reshape(len(self), spec.width)
+        if not spec.row_shape:
+            return self.values()
+        truth = spec.missing(len(self))
+        for place, row in enumerate(self.table["label"].to_pylist()):
+            if row is not None:
+                truth[place] = [np.nan if one is None else float(one) for one in row]
+        return truth
+
+    def truth_of(self, sample_ids: npt.NDArray[Any], seen: float = 1.0) -> Truth:
+        """The same in the order of `sample_ids`; missing where the table has no row."""
+        truth = self.spec.missing(len(sample_ids))
+        place, found = self.places_of(sample_ids)
+        truth[found] = self.truth(seen)[place[found]]
+        return truth
+
+    def places_of(self, sample_ids: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+        """Row of each sample, and whether there is one; where there is none the row means nothing."""
+        wanted = np.asarray(sample_ids, dtype=str)
+        if len(self) == 0:
+            return np.zeros(len(wanted), np.int64), np.zeros(len(wanted), bool)
+        known = np.asarray(self.table["sample_id"].to_pylist(), dtype=str)
+        place = np.minimum(np.searchsorted(known, wanted), len(known) - 1).astype(np.int64)
+        return place, known[place] == wanted
+
+    def masks(self) -> Masks:
+        """The masks of a dense task, in the order of the table."""
+        assert self.kind == "dense", self.kind
+        return Masks(self.table["label"].to_pylist())
+
     def codes(self) -> npt.NDArray[np.int64]:
         """Place of each label in `classes`, shape (N,); -1 where it is missing."""
         assert self.kind == "classes", self.kind
@@ -88,19 +151,20 @@ class Targets:
         return codes
 
     def values(self) -> npt.NDArray[np.float64]:
-        """Numbers, float64, shape (N,); NaN where one is missing."""
-        assert self.kind == "number", self.kind
+        """Numbers of a task of one, float64, shape (N,); NaN where one is missing."""
+        assert self.kind == "number" and not self.spec.outputs, self.spec
         values: npt.NDArray[np.float64] = self.table["label"].fill_null(np.nan).to_numpy().astype(np.float64)
         return values
 
     @property
     def digest(self) -> str:
-        """blake2b-128 over kind, ids and labels of the labelled samples, 32 hex digits."""
-        state = hashlib.blake2b(self.kind.encode() + b"\0", digest_size=16)
+        """blake2b-128 over kind (and names, where labels do not hold them), ids and labels of the labelled samples."""
+        about = canonical_json(self.spec.to_dict()) if self.spec.row_shape else self.kind
+        state = hashlib.blake2b(about.encode() + b"\0", digest_size=16)
         ids, labels = self.table["sample_id"].to_pylist(), self.table["label"].to_pylist()
         for sample_id, label in zip(ids, labels, strict=True):
             if label is not None:
-                text = label if isinstance(label, str) else float(label).hex()
+                text = _text_of(label)
                 state.update(f"{len(sample_id)} {len(text)} {sample_id}{text}\0".encode())
         return state.hexdigest()
 
@@ -113,12 +177,7 @@ class Targets:
 
     def write(self, path: Path) -> None:
         """Write Parquet, atomically; equal targets give equal bytes."""
-        about = {
-            "format_version": TARGETS_VERSION,
-            "task": self.task,
-            "kind": self.kind,
-            "classes": list(self.classes),
-        }
+        about = {"format_version": TARGETS_VERSION, "task": self.task, **self.spec.to_dict()}
         write_parquet(path, self.table.replace_schema_metadata({"embedpipe.targets": canonical_json(about)}))
 
     @classmethod
@@ -132,17 +191,36 @@ class Targets:
         """
         table = read_parquet(path, "run `dvc repro` to make the targets of this task")
         about = read_metadata(table, "embedpipe.targets", TARGETS_VERSION, path)
-        kind: TaskKind = about["kind"]
-        if kind not in ("classes", "number"):
-            raise DataError(f"{path}: expected kind classes or number, found {kind!r}; make the file again")
-        return cls(about["task"], kind, tuple(about["classes"]), table.cast(_schema(kind)))
+        if about["kind"] not in KINDS:
+            raise DataError(
+                f"{path}: expected a kind of {', '.join(KINDS)}, found {about['kind']!r}; make the file again"
+            )
+        spec = TargetSpec.from_dict(about)
+        return cls(about["task"], spec, table.cast(_schema(spec)))
 
 
-def _schema(kind: TaskKind) -> pa.Schema:
+def _schema(spec: TargetSpec) -> pa.Schema:
+    of_kind = {
+        "classes": pa.string(),
+        "multilabel": pa.list_(pa.bool_()),
+        "number": pa.list_(pa.float64()) if spec.outputs else pa.float64(),
+        "dense": pa.binary(),
+    }
     return pa.schema(
         [
             pa.field("sample_id", pa.string(), nullable=False),
             pa.field("split", pa.string(), nullable=False),
-            pa.field("label", pa.string() if kind == "classes" else pa.float64()),
+            pa.field("label", of_kind[spec.kind]),
         ]
     )
+
+
+def _text_of(label: Any) -> str:
+    """One label as a text that no other label of its kind has."""
+    if isinstance(label, str):
+        return label
+    if isinstance(label, bytes):
+        return hashlib.blake2b(label, digest_size=16).hexdigest()
+    if isinstance(label, list):
+        return " ".join("?" if one is None else _text_of(one) for one in label)
+    return float(label).hex()

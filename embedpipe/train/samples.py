@@ -8,14 +8,15 @@ samples than another. Test samples come without targets; the file that holds tho
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from embedpipe.errors import DataError
+from embedpipe.manifest.kinds import TargetSpec, TaskKind, Truth
+from embedpipe.manifest.masks import Masks
 from embedpipe.manifest.table import Manifest
 from embedpipe.manifest.targets import Targets
 
@@ -49,26 +50,53 @@ class TaskSamples:
     groups : str array [n]
         Samples of one group say the same thing twice: none is learnt from to choose by another.
     keys : uint8 [n, 16]
-    truth : int64 or float64 [n]
-        Class codes (-1 missing) or numbers (NaN missing). Missing for every test sample.
+    truth : array [n] or [n, ...]
+        As `embedpipe.manifest.kinds` lists it for the kind. Missing for every test sample.
+    masks : Masks or None
+        Of a dense task, in full: what `truth` is reduced from, and what heads learn from on their own grid.
     num : dict
         Labelled samples in train and val, samples in test, excluded samples, samples without a label.
     """
 
     task: str
-    kind: str
-    classes: tuple[str, ...]
+    spec: TargetSpec
     sample_ids: npt.NDArray[np.str_]
     splits: npt.NDArray[np.str_]
     groups: npt.NDArray[np.str_]
     keys: npt.NDArray[np.uint8]
-    truth: npt.NDArray[Any]
+    truth: Truth
     num: Mapping[str, int]
     dropped: tuple[Dropped, ...]
+    masks: Masks | None = None
+
+    @property
+    def kind(self) -> TaskKind:
+        """See `TargetSpec`."""
+        return self.spec.kind
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """See `TargetSpec`."""
+        return self.spec.classes
 
     @property
     def labelled(self) -> npt.NDArray[np.bool_]:
-        return self.truth >= 0 if self.kind == "classes" else ~np.isnan(self.truth)
+        """Which samples can be learnt from and judged."""
+        return self.spec.labelled(self.truth)
+
+    def wanted(self, shape: tuple[int, ...], seen: float = 1.0) -> Truth:
+        """What a head on rows of a shape learns: `truth`, or classes on the grid (C, Y, X) of the rows, [n, Y, X].
+
+        Parameters
+        ----------
+        shape
+            Of one row of the tap.
+        seen
+            Share of the shorter side of the image that the backbone sees.
+        """
+        if self.masks is None:
+            return self.truth
+        return self.masks.on_grid((shape[1], shape[2]), seen)
 
     @property
     def train(self) -> Index:
@@ -87,7 +115,11 @@ class TaskSamples:
 
 
 def task_samples(
-    manifest: Manifest, targets: Targets, present: Mapping[str, npt.NDArray[np.bool_]]
+    manifest: Manifest,
+    targets: Targets,
+    present: Mapping[str, npt.NDArray[np.bool_]],
+    *,
+    seen: float = 1.0,
 ) -> TaskSamples:
     """Align a manifest with the open targets of a task.
 
@@ -95,6 +127,8 @@ def task_samples(
     ----------
     present
         For each backbone, which samples of the manifest it has features of.
+    seen
+        For a dense task: share of the shorter side of an image that every backbone sees.
 
     Raises
     ------
@@ -120,10 +154,12 @@ def task_samples(
             f"({whose} lack them); run `embedpipe extract`"
         )
     keep = np.flatnonzero(everywhere & used)
-    truth = _truth_of(targets, ids[keep])
+    spec = replace(targets.spec, seen=seen) if targets.kind == "dense" else targets.spec
     kept_splits = splits[keep]
-    truth[kept_splits == "test"] = -1 if targets.kind == "classes" else np.nan
-    labelled = truth >= 0 if targets.kind == "classes" else ~np.isnan(truth)
+    truth = targets.truth_of(ids[keep], seen)
+    is_test = kept_splits == "test"
+    truth[is_test] = spec.missing(int(is_test.sum()))
+    labelled = spec.labelled(truth)
     num = {
         "train": int((labelled & (kept_splits == "train")).sum()),
         "val": int((labelled & (kept_splits == "val")).sum()),
@@ -134,8 +170,7 @@ def task_samples(
     }
     samples = TaskSamples(
         task,
-        targets.kind,
-        tuple(targets.classes),
+        spec,
         ids[keep],
         kept_splits,
         np.asarray(manifest.groups, dtype=str)[keep],
@@ -143,24 +178,17 @@ def task_samples(
         truth,
         num,
         tuple(dropped),
+        _masks_of(targets, ids[keep], is_test) if targets.kind == "dense" else None,
     )
     _check(samples)
     return samples
 
 
-def _truth_of(targets: Targets, sample_ids: npt.NDArray[np.str_]) -> npt.NDArray[Any]:
-    """Targets in the order of `sample_ids`; missing where the table has no row."""
-    known = np.asarray(targets.table["sample_id"].to_pylist(), dtype=str)
-    values: npt.NDArray[Any] = targets.codes() if targets.kind == "classes" else targets.values()
-    missing: float = -1 if targets.kind == "classes" else float("nan")
-    truth = np.full(len(sample_ids), missing, dtype=np.int64 if targets.kind == "classes" else np.float64)
-    if len(known) == 0:
-        return truth
-    order = np.argsort(known)
-    place = np.minimum(np.searchsorted(known[order], sample_ids), len(known) - 1)
-    found = known[order[place]] == sample_ids
-    truth[found] = values[order[place[found]]]
-    return truth
+def _masks_of(targets: Targets, sample_ids: npt.NDArray[np.str_], is_test: npt.NDArray[np.bool_]) -> Masks:
+    """Masks in the order of `sample_ids`; none for samples of the test."""
+    cells = targets.masks().cells
+    place, found = targets.places_of(sample_ids)
+    return Masks([cells[at] if has else None for at, has in zip(place, found & ~is_test, strict=True)])
 
 
 def _check(samples: TaskSamples) -> None:
@@ -172,18 +200,60 @@ def _check(samples: TaskSamples) -> None:
                 f"{'learn from' if split == 'train' else 'are chosen by'}; "
                 f"raise `split` of its data set, or give it more labels"
             )
-    if samples.kind != "classes":
-        for words, index, so in (
-            ("training", samples.train, "nothing can be learnt"),
-            (
-                "validation",
-                samples.val,
-                "no head can be told from another; raise `split.val` of its data set",
-            ),
-        ):
-            if np.ptp(samples.truth[index]) == 0:
-                raise DataError(f"{task}: every {words} target is {samples.truth[index][0]}; {so}")
-        return
+    by_kind = {
+        "classes": _check_classes,
+        "multilabel": _check_labels,
+        "number": _check_numbers,
+        "dense": _check_places,
+    }
+    by_kind[samples.kind](task, samples)
+
+
+def _check_numbers(task: str, samples: TaskSamples) -> None:
+    for words, index, so in (
+        ("training", samples.train, "nothing can be learnt"),
+        ("validation", samples.val, "no head can be told from another; raise `split.val` of its data set"),
+    ):
+        columns = samples.truth[index].reshape(len(index), -1)
+        for place, constant in enumerate(np.ptp(columns, axis=0) == 0):
+            if constant:
+                of = f" of {samples.spec.outputs[place]!r}" if samples.spec.outputs else ""
+                raise DataError(f"{task}: every {words} target{of} is {columns[0, place]}; {so}")
+
+
+def _check_labels(task: str, samples: TaskSamples) -> None:
+    train_NK = samples.truth[samples.train]
+    for value, words in ((1, "with"), (0, "without")):
+        num_K = (train_NK == value).sum(axis=0)
+        lacking = [name for name, num in zip(samples.classes, num_K, strict=True) if num == 0]
+        if lacking:
+            raise DataError(
+                f"{task}: no training sample {words} label {_named(lacking)} has features; give it some, or drop the "
+                "label"
+            )
+    val_NK = samples.truth[samples.val]
+    if not ((val_NK == 1).any(axis=0) & (val_NK == 0).any(axis=0)).any():
+        raise DataError(
+            f"{task}: no label is known of one validation sample that has it and of one that does not, so no head can "
+            "be told from another; raise `split.val` of its data set, or label more"
+        )
+
+
+def _check_places(task: str, samples: TaskSamples) -> None:
+    for words, index, so in (
+        ("training", samples.train, "nothing can be learnt"),
+        ("validation", samples.val, "a head that always says so would be right"),
+    ):
+        found = np.unique(samples.truth[index])
+        found = found[found >= 0]
+        if len(found) < 2:
+            raise DataError(
+                f"{task}: every place of the {words} masks is of class {samples.classes[found[0]]!r} on a grid of "
+                f"{samples.spec.grid}, so {so}; raise `grid` of the task, or give it other masks"
+            )
+
+
+def _check_classes(task: str, samples: TaskSamples) -> None:
     if len(samples.classes) < 2:
         raise DataError(
             f"{task}: expected two classes or more, found {len(samples.classes)} "
@@ -193,8 +263,8 @@ def _check(samples: TaskSamples) -> None:
     absent = [name for name, count in zip(samples.classes, counts, strict=True) if count == 0]
     if absent:
         raise DataError(
-            f"{task}: no training sample of class {', '.join(repr(name) for name in absent[:5])}"
-            f"{'…' if len(absent) > 5 else ''} has a label and features; give it some, or drop the class"
+            f"{task}: no training sample of class {_named(absent)} has a label and features; give it some, or drop "
+            "the class"
         )
     judged = np.unique(samples.truth[samples.val])
     if len(judged) < 2:
@@ -202,3 +272,7 @@ def _check(samples: TaskSamples) -> None:
             f"{task}: every validation sample is of class {samples.classes[judged[0]]!r}, so a head that always "
             "says so would be right; raise `split.val` of its data set, or give it labels of other classes"
         )
+
+
+def _named(names: Sequence[str]) -> str:
+    return ", ".join(repr(name) for name in names[:5]) + "…" * (len(names) > 5)

@@ -173,7 +173,7 @@ def train_task(
     run.add_baselines(written, results, baselines, metric, num_shuffles=compare.draws)
     add_few(written, results, metric)
     _write_heads(results, samples, paths.heads_dir)
-    Predictions.from_arms(task, samples.kind, samples.classes, written.arms).write(paths.predictions)
+    Predictions.of(task, samples.spec, written.arms).write(paths.predictions)
     about = {
         "task": task,
         "kind": samples.kind,

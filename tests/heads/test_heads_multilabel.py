@@ -23,7 +23,7 @@ def labelled(features, request):
 def test_each_label_of_ridge_equals_a_fit_of_its_own(labelled, weighted):
     X, Y = labelled
     weight = np.random.default_rng(0).uniform(0.5, 2, len(X)) if weighted else None
-    options = {"kind": "labels", "seed": 0, "sample_weight": weight}
+    options = {"kind": "multilabel", "seed": 0, "sample_weight": weight}
     heads = fit_grid("ridge", [{"alpha": a, "standardise": False} for a in (0.5, 20.0)], X, Y, **options)
     wide = X.astype(np.float64)
     for alpha, head in zip((0.5, 20.0), heads, strict=True):
@@ -39,7 +39,7 @@ def test_each_label_of_ridge_equals_a_fit_of_its_own(labelled, weighted):
 def test_each_label_of_logistic_equals_a_fit_of_its_own(labelled):
     X, Y = labelled
     candidates = [{"C": 0.3, "standardise": False, "tol": 1e-13}]
-    (head,) = fit_grid("logistic", candidates, X, Y, kind="labels", seed=0)
+    (head,) = fit_grid("logistic", candidates, X, Y, kind="multilabel", seed=0)
     wide = X.astype(np.float64)
     for k in range(3):
         known = ~np.isnan(Y[:, k])
@@ -51,7 +51,7 @@ def test_each_label_of_logistic_equals_a_fit_of_its_own(labelled):
 @pytest.mark.parametrize("family", ["ridge", "logistic"])
 def test_probabilities_say_which_labels_a_sample_has_and_survive_saving(labelled, family, tmp_path):
     X, Y = labelled
-    (head,) = fit_grid(family, [{"pca": 6}], X, Y, kind="labels", seed=0)
+    (head,) = fit_grid(family, [{"pca": 6}], X, Y, kind="multilabel", seed=0)
     probabilities, known = head.predict_proba(X), ~np.isnan(Y)
     assert probabilities.shape == Y.shape and (probabilities >= 0).all() and (probabilities <= 1).all()
     assert (head.predict(X)[known] == Y[known]).mean() > 0.8
@@ -63,6 +63,6 @@ def test_a_label_that_nothing_has_is_named(labelled):
     X, Y = labelled
     Y[:, 1] = 0
     with pytest.raises(DataError, match="label 1 is known of 0 samples that have it"):
-        fit_grid("ridge", [{}], X, Y, kind="labels", seed=0)
+        fit_grid("ridge", [{}], X, Y, kind="multilabel", seed=0)
     with pytest.raises(DataError, match="labels of 0, 1 or NaN"):
-        fit_grid("ridge", [{}], X, Y + 1, kind="labels", seed=0)
+        fit_grid("ridge", [{}], X, Y + 1, kind="multilabel", seed=0)

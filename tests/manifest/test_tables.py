@@ -11,6 +11,7 @@ import pytest
 
 from embedpipe.errors import DataError
 from embedpipe.manifest.keys import content_key
+from embedpipe.manifest.masks import encode_mask
 from embedpipe.manifest.table import Manifest
 from embedpipe.manifest.targets import Targets
 
@@ -156,3 +157,64 @@ def test_targets_survive_a_round_trip(tmp_path: Path, kind: str) -> None:
 def test_missing_targets_say_what_makes_them(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file; run `dvc repro`"):
         Targets.read(tmp_path / "open.parquet")
+
+
+KINDS = {
+    "multilabel": ({"classes": ["cat", "dog"]}, [[True, None], None, [False, True], [False, False]]),
+    "number": ({"classes": [], "outputs": ("x", "y")}, [[1.5, 2.0], None, [-2.0, 0.0], [0.25, 1.0]]),
+    "dense": (
+        {"classes": ["sky", "sea"], "grid": 2},
+        [
+            encode_mask(np.array([[0, 1], [255, 1]], np.uint8)),
+            None,
+            encode_mask(np.zeros((4, 4), np.uint8)),
+            None,
+        ],
+    ),
+}
+TRUTHS = {
+    "multilabel": [[0, 0], [0, 1], [np.nan, np.nan], [1, np.nan]],
+    "number": [[0.25, 1.0], [-2.0, 0.0], [np.nan, np.nan], [1.5, 2.0]],
+    "dense": [[-1] * 4, [0] * 4, [-1] * 4, [0, 1, -1, 1]],
+}
+
+
+def make_kind(kind: str) -> Targets:
+    more, labels = KINDS[kind]
+    rows = {"sample_ids": ["d", "c", "b", "a"], "splits": ["train", "val", "test", "train"], "labels": labels}
+    return Targets.from_rows("t", kind, **more, **rows)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_survives_a_round_trip(tmp_path: Path, kind: str) -> None:
+    targets = make_kind(kind)
+    targets.write(tmp_path / "a.parquet")
+    found = Targets.read(tmp_path / "a.parquet")
+    assert found == targets and found.digest == targets.digest
+    np.testing.assert_array_equal(found.truth(), TRUTHS[kind])
+    assert found.spec.width == found.truth().shape[1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_truth_of_named_samples_is_missing_where_there_is_no_row(kind: str) -> None:
+    targets = make_kind(kind)
+    found = targets.truth_of(np.array(["d", "zz", "b"]))
+    whole = targets.truth()
+    np.testing.assert_array_equal(found[[0, 2]], whole[[3, 1]])
+    assert targets.spec.labelled(found).tolist() == [True, False, True]
+
+
+def test_a_digest_knows_the_names_of_labels_and_the_grid() -> None:
+    rows = {"sample_ids": ["a"], "splits": ["test"]}
+    labels = [[True, False]]
+    one = Targets.from_rows("t", "multilabel", ["x", "y"], labels=labels, **rows)
+    assert one.digest != Targets.from_rows("t", "multilabel", ["y", "x"], labels=labels, **rows).digest
+    mask = [encode_mask(np.zeros((4, 4), np.uint8))]
+    grids = {Targets.from_rows("t", "dense", ["x", "y"], grid=k, labels=mask, **rows).digest for k in (2, 4)}
+    assert len(grids) == 2
+
+
+def test_a_sample_of_several_numbers_counts_where_all_are_there() -> None:
+    spec = make_kind("number").spec
+    truth = np.array([[1.0, np.nan], [1.0, 2.0]])
+    assert spec.labelled(truth).tolist() == [False, True]
