@@ -24,8 +24,9 @@ repro: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro
 	@$(BIN)/embedpipe info
 
+# a process a core, each with one thread of its own
 test: setup
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow

@@ -22,6 +22,8 @@ from embedpipe.heads.training import Training
 
 QUERIES = 1024
 """Rows compared at a time: bounds memory at 1024 x M similarities."""
+TOGETHER = 32
+"""Rows of every product come in multiples of this: libraries sum products of few rows in another order."""
 
 
 class _Neighbours(Head):
@@ -70,7 +72,10 @@ class _Neighbours(Head):
         return [self._vote(rows_ND[start : start + QUERIES]) for start in range(0, len(rows_ND), QUERIES)]
 
     def _vote(self, rows_ND: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        similarity_NM = (rows_ND @ self.rows_.T).astype(np.float64)
+        # a product of few rows is computed another way: padded, a row's vote does not depend on the others
+        padded_PD = np.zeros((-(-len(rows_ND) // TOGETHER) * TOGETHER, rows_ND.shape[1]), np.float32)
+        padded_PD[: len(rows_ND)] = rows_ND
+        similarity_NM = (padded_PD @ self.rows_.T)[: len(rows_ND)].astype(np.float64)
         num_nearest = min(self.k, len(self.rows_))
         if num_nearest < len(self.rows_):
             nearest = np.argpartition(-similarity_NM, num_nearest - 1, axis=1)[:, :num_nearest]
