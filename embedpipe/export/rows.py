@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedpipe.errors import DataError
+from embedpipe.features.card import keys_in
 from embedpipe.features.joined import check_tap
 from embedpipe.features.rows import rows_of_samples
 from embedpipe.manifest.table import Manifest
@@ -110,7 +111,7 @@ def export_rows(
         ids.append(np.asarray(some.sample_ids, dtype=str))
         split.append(np.asarray(some.splits, dtype=str))
         dataset.append(np.full(len(some), some.dataset))
-        keys.append(some.keys)
+        keys.append(keys_in(some, store))
     all_ids, all_keys = np.concatenate(ids), np.concatenate(keys)
     holes = np.zeros(store.num_rows, bool)
     for tap in chosen:

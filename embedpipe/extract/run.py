@@ -93,7 +93,7 @@ def extract_backbone(
     Parameters
     ----------
     datasets
-        Manifests with their sources; those of another modality than the backbone's are left out.
+        Manifests with their sources; those without the backbone's modality are left out.
     root, source_dir
         Where relative paths of weights start, and where source models trained here lie.
     stores_dir, destination

@@ -47,10 +47,11 @@ def gather(datasets: Sequence[tuple[Manifest, Source]], backbone: str, modality:
     DataError
         If none of them fits, or they hold no sample.
     """
-    fitting = [(m, s) for m, s in datasets if m.modality == modality]
+    fitting = [(m.of(modality), s) for m, s in datasets if modality in m.modalities]
     if not fitting:
         found = (
-            ", ".join(f"{m.dataset} ({m.modality})" for m, _ in datasets) or "no data set of domain target"
+            ", ".join(f"{m.dataset} ({' and '.join(m.modalities)})" for m, _ in datasets)
+            or "no data set of domain target"
         )
         raise DataError(
             f"params.yaml: backbones.{backbone}: expected a data set of {modality}s to embed, found {found}"

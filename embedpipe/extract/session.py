@@ -138,6 +138,7 @@ class Session:
             "model": self.options.model,
             "weights": self.options.weights,
             "role": self.options.role,
+            "modality": self.backbone.modality,
             "spec": self.spec.to_dict(),
             **({"precision_errors": errors} if errors else {}),
             "taps": {

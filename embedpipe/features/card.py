@@ -8,8 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
+
 from embedpipe.errors import DataError, SpecMismatch
+from embedpipe.manifest.table import Manifest
 from embedpipe.spec import BackboneSpec
+from embedpipe.store import FeatureStore
+from embedpipe.store.remote import RemoteFolder
 
 CARD = "card.json"
 Role = Literal["transferred", "random", "pixels"]
@@ -36,6 +42,7 @@ class BackboneCard:
     role: Role
     spec: BackboneSpec
     taps: Mapping[str, TapCard]
+    modality: str = "image"
 
     def check(self, found: BackboneSpec, where: Path) -> None:
         """Compare with the spec that the store itself was made under.
@@ -53,7 +60,20 @@ class BackboneCard:
             )
 
 
-def read_card(store_dir: Path) -> BackboneCard:
+def keys_in(manifest: Manifest, store: FeatureStore) -> npt.NDArray[np.uint8]:
+    """Keys by which a store names the samples of a manifest: those of the modality that it embeds, uint8 [n, 16].
+
+    Raises
+    ------
+    DataError
+        If the samples are of several modalities and the store has no card that says which of them it embeds.
+    """
+    if len(manifest.modalities) == 1:
+        return manifest.keys
+    return manifest.of(read_card(store.path).modality).keys
+
+
+def read_card(store_dir: Path | RemoteFolder) -> BackboneCard:
     """Read `card.json` of a published store.
 
     Raises
@@ -63,7 +83,7 @@ def read_card(store_dir: Path) -> BackboneCard:
     """
     path = store_dir / CARD
     try:
-        raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        raw: dict[str, Any] = json.loads(path.read_bytes())
         taps = {
             name: TapCard(name, tap["node"], tap["reduction"], float(tap["depth"]), tuple(tap["shape"]))
             for name, tap in raw["taps"].items()
@@ -75,6 +95,7 @@ def read_card(store_dir: Path) -> BackboneCard:
             raw["role"],
             BackboneSpec.from_dict(raw["spec"]),
             taps,
+            raw.get("modality", "image"),
         )
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file; run `embedpipe extract {store_dir.name}`") from error

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from embedpipe.errors import DataError
 from embedpipe.features import joined, stream
+from embedpipe.features.card import keys_in
 from embedpipe.features.joined import Joined, Parts
 from embedpipe.features.names import Names, StrArray
 from embedpipe.features.rows import Index
@@ -140,7 +141,7 @@ class Features:
             joined.check_tap(store, tap)
         rows = joined.join_columns(
             chosen,
-            manifest.keys,
+            [keys_in(manifest, store) for store, _ in chosen],
             parts=parts,
             dtype=dtype,
             memory_nbytes=memory_nbytes,

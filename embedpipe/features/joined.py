@@ -215,7 +215,7 @@ def as_run(index: Index) -> slice | None:
 
 def join_columns(
     chosen: Sequence[tuple[FeatureStore, str]],
-    keys: npt.NDArray[np.uint8],
+    keys: Sequence[npt.NDArray[np.uint8]],
     *,
     parts: Parts,
     dtype: str | None,
@@ -226,7 +226,8 @@ def join_columns(
 
     Parameters
     ----------
-    keys : uint8 [n, 16]
+    keys : sequence of uint8 [n, 16]
+        By which the store of each tap names the samples.
     parts
         ``mean`` or ``max``: one row a sample, over its parts, element by element; a sample of which a part has
         no features has none. ``all``: one row a part that every tap has.
@@ -234,9 +235,9 @@ def join_columns(
         Of what is read; None for the dtype stored.
     """
     found = []
-    for store, tap in chosen:
+    for (store, tap), its_keys in zip(chosen, keys, strict=True):
         holes = store.holes(tap).mask(0, store.num_rows)
-        found.append(rows_of_samples(store, keys).without(holes, whole=parts != "all"))
+        found.append(rows_of_samples(store, its_keys).without(holes, whole=parts != "all"))
         store.release()  # the keys are not read again
     samples, numbers, rows = _kept(found) if parts == "all" else _aggregated(found)
     columns = [

@@ -65,7 +65,7 @@ class TapRows:
         """
         found = joined.join_columns(
             taps,
-            keys,
+            [keys] * len(taps),
             parts="mean",
             dtype="float32",
             memory_nbytes=memory_nbytes,

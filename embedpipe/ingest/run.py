@@ -131,13 +131,20 @@ def ingest(
     manifest = Manifest.from_rows(
         dataset,
         described,
-        source.modality,
+        source.modalities[0],
         sample_ids=[sample.sample_id for sample in samples],
         keys=keys,
         domain=options.domain,
         groups=splitting.merge_groups(user_groups, keys),
         splits=splits,
         locators=[sample.locator for sample in samples],
+        also={
+            modality: (
+                [sample.also[modality][0] for sample in samples],
+                [s.also[modality][1] for s in samples],
+            )
+            for modality in source.modalities[1:]
+        },
     )
     manifest.write(out_dir / "samples.parquet")
     write_labels(labels_path, [s.sample_id for s in scanned], [s.labels for s in scanned])
@@ -147,7 +154,7 @@ def ingest(
         num_failed=len(failed),
         num_looked_at=sum(_is_new(sample, known) for sample in scanned),
         splits=dict(Counter(splits)),
-        notes=[*source.notes(), *notes, *_quarantine_note(failed, quarantine_path)],
+        notes=[*source.notes(), *notes, *_shared_notes(manifest), *_quarantine_note(failed, quarantine_path)],
     )
 
 
@@ -242,6 +249,23 @@ def _straddling_note(user_groups: Sequence[str | None], splits: Sequence[str]) -
         f"({', '.join(map(repr, straddling[:3]))}); "
         "given splits are kept, so scores may be too good"
     ]
+
+
+def _shared_notes(manifest: Manifest) -> list[str]:
+    """Content of a further modality that lies in several splits: the first modality alone decides about splits."""
+    notes = []
+    for modality in manifest.modalities[1:]:
+        splits_of: dict[bytes, set[str]] = defaultdict(set)
+        for key, split in zip(manifest.of(modality).keys, manifest.splits, strict=True):
+            if split != "excluded":
+                splits_of[key.tobytes()].add(split)
+        num = sum(len(found) > 1 for found in splits_of.values())
+        if num:
+            notes.append(
+                f"{num:,} {modality}s lie in several splits, beside other {manifest.modality}s; to keep them "
+                "together, name a column that says which belong together with `group:`"
+            )
+    return notes
 
 
 def _write_quarantine(path: Path, failed: Sequence[Scanned]) -> None:

@@ -1,6 +1,7 @@
 """The manifest: the samples of one data set, each with its key, domain, group, split and locator.
 
 Reads and writes `samples.parquet`. Holds no labels: fixing one must not touch what is embedded.
+A sample of several modalities, an image and its text, has a key and a locator for each.
 Knows nothing of sources: a locator is a text that only the data set's source understands.
 """
 
@@ -51,9 +52,10 @@ class Manifest:
     source : dict
         The source's options as JSON values; with the folder of params.yaml they open the source again.
     modality : str
-        ``image``, ``text`` or ``array``.
+        ``image``, ``text`` or ``array``: what `key` and `locator` are of.
     table : pa.Table
-        Columns as in `SCHEMA`. Build it with `Manifest.from_rows`, which sorts and checks.
+        Columns as in `SCHEMA`, and ``key.<modality>`` and ``locator.<modality>`` for each further modality. Build it
+        with `Manifest.from_rows`, which sorts and checks.
     """
 
     dataset: str
@@ -70,12 +72,18 @@ class Manifest:
         *,
         sample_ids: Sequence[str],
         keys: Sequence[bytes],
-        domain: str,
+        domain: str | Sequence[str],
         groups: Sequence[str],
         splits: Sequence[str],
         locators: Sequence[str],
+        also: Mapping[str, tuple[Sequence[bytes], Sequence[str]]] | None = None,
     ) -> Self:
         """Sort rows by sample_id (by code point) and check them.
+
+        Parameters
+        ----------
+        also
+            Keys and locators of each further modality.
 
         Raises
         ------
@@ -92,12 +100,15 @@ class Manifest:
                 f"({', '.join(map(repr, repeated[:3]))}); name a column of unique ids with `id:`"
             )
         assert set(splits) <= set(SPLITS), set(splits)
-        columns = [sample_ids, keys, [domain] * len(order), groups, splits, locators]
+        domains = [domain] * len(order) if isinstance(domain, str) else domain
+        columns: list[Sequence[Any]] = [sample_ids, keys, domains, groups, splits, locators]
+        columns += [column for pair in (also or {}).values() for column in pair]
+        schema = _schema(list(also or {}))
         arrays = [
             pa.array([column[i] for i in order], type=field.type)
-            for column, field in zip(columns, SCHEMA, strict=True)
+            for column, field in zip(columns, schema, strict=True)
         ]
-        return cls(dataset, dict(source), modality, pa.Table.from_arrays(arrays, schema=SCHEMA))
+        return cls(dataset, dict(source), modality, pa.Table.from_arrays(arrays, schema=schema))
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -108,8 +119,34 @@ class Manifest:
         return _strings(self.table, "sample_id")
 
     @property
+    def modalities(self) -> tuple[str, ...]:
+        """What a backbone may embed of each sample; the first decides about duplicates and splits."""
+        more = (name.partition(".")[2] for name in self.table.column_names if name.startswith("key."))
+        return (self.modality, *more)
+
+    def of(self, modality: str) -> Self:
+        """The same samples with the keys and locators of one of their modalities.
+
+        Raises
+        ------
+        DataError
+            If they have no such modality.
+        """
+        if modality not in self.modalities:
+            raise DataError(
+                f"datasets.{self.dataset}: expected samples that have {_some(modality)}, found "
+                f"{' and '.join(map(_some, self.modalities))} alone"
+            )
+        table = self.table
+        if modality != self.modality:
+            for name in ("key", "locator"):
+                place = table.schema.get_field_index(name)
+                table = table.set_column(place, SCHEMA.field(name), table[f"{name}.{modality}"])
+        return replace(self, modality=modality, table=table.select(SCHEMA.names))
+
+    @property
     def keys(self) -> npt.NDArray[np.uint8]:
-        """uint8 array, shape (N, 16)."""
+        """uint8 array, shape (N, 16): of `modality`."""
         column = self.table["key"].combine_chunks()
         if not len(column):
             return np.zeros((0, KEY_NBYTES), np.uint8)
@@ -150,6 +187,7 @@ class Manifest:
             "dataset": self.dataset,
             "modality": self.modality,
             "source": self.source,
+            **({"also": list(self.modalities[1:])} if len(self.modalities) > 1 else {}),
         }
         write_parquet(path, self.table.replace_schema_metadata({"embedpipe.manifest": canonical_json(about)}))
 
@@ -164,7 +202,8 @@ class Manifest:
         """
         table = read_parquet(path, "run `embedpipe ingest`")
         about = read_metadata(table, "embedpipe.manifest", MANIFEST_VERSION, path)
-        return cls(about["dataset"], about["source"], about["modality"], table.cast(SCHEMA))
+        schema = _schema(about.get("also", []))
+        return cls(about["dataset"], about["source"], about["modality"], table.cast(schema))
 
 
 def read_metadata(table: pa.Table, name: str, version: int, path: Path) -> dict[str, Any]:
@@ -180,6 +219,19 @@ def read_metadata(table: pa.Table, name: str, version: int, path: Path) -> dict[
             "make the file again with this version of embedpipe"
         )
     return about
+
+
+def _schema(also: Sequence[str]) -> pa.Schema:
+    more = [
+        pa.field(f"{name}.{modality}", SCHEMA.field(name).type, nullable=False)
+        for modality in also
+        for name in ("key", "locator")
+    ]
+    return pa.schema([*SCHEMA, *more])
+
+
+def _some(modality: str) -> str:
+    return f"{'an' if modality[0] in 'aeiou' else 'a'} {modality}"
 
 
 def _strings(table: pa.Table, column: str) -> StrArray:

@@ -63,6 +63,8 @@ class Scanned:
         ``train``, ``val`` or ``test`` where the source itself gives splits.
     stamp : str or None
         As in `Seen`; None if there is nothing to gain from remembering this sample.
+    also : mapping of modality to (key, locator)
+        Of a sample of several modalities: those after the first. Empty where `key` is None.
     """
 
     sample_id: str
@@ -72,12 +74,19 @@ class Scanned:
     labels: Mapping[str, Label] = field(default_factory=dict)
     split: str | None = None
     stamp: str | None = None
+    also: Mapping[Modality, tuple[bytes, str]] = field(default_factory=dict)
 
 
 class Source(Protocol):
-    """A place that samples come from."""
+    """A place that samples come from.
 
-    modality: Modality
+    Attributes
+    ----------
+    modalities : tuple
+        What each of its samples has; keys and locators of a scan are of the first.
+    """
+
+    modalities: tuple[Modality, ...]
 
     def scan(self, known: Mapping[str, Seen], progress: Progress = silent) -> Iterator[Scanned]:
         """List every sample in a stable order, reading only those whose stamp differs from `known`.

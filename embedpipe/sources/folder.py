@@ -43,7 +43,7 @@ class FolderOptions(StrictModel):
 class FolderSource:
     """Image files below one folder."""
 
-    modality: Modality = "image"
+    modalities: tuple[Modality, ...] = ("image",)
 
     def __init__(self, options: FolderOptions, root: Path, id_column: str | None = None) -> None:
         refuse_id_column("folder", id_column, "relpath")

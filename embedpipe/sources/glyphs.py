@@ -58,7 +58,7 @@ class GlyphsOptions(StrictModel):
 class GlyphsSource:
     """Letters, generated when asked for and kept in memory; a locator is the index."""
 
-    modality: Modality = "image"
+    modalities: tuple[Modality, ...] = ("image",)
 
     def __init__(self, options: GlyphsOptions, root: Path, id_column: str | None = None) -> None:
         refuse_id_column("glyphs", id_column, "index")

@@ -33,7 +33,7 @@ class SklearnOptions(StrictModel):
 class SklearnSource:
     """Digits as 8x8 uint8 images, ink bright on black; a locator is the row number."""
 
-    modality: Modality = "image"
+    modalities: tuple[Modality, ...] = ("image",)
 
     def __init__(self, options: SklearnOptions, root: Path, id_column: str | None = None) -> None:
         refuse_id_column("sklearn", id_column, "index")

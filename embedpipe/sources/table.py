@@ -1,4 +1,4 @@
-"""A table whose rows are samples: texts in a column, or paths of image files in one.
+"""A table whose rows are samples: texts in a column, paths of image files in one, or both.
 
 Reads CSV, TSV, Parquet and JSON lines. All other columns are label columns. In a TSV quotes are
 literal; in a CSV they enclose fields.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Self
 
@@ -24,7 +25,7 @@ from embedpipe.sources.rows import Rows, read_rows
 
 
 class TableOptions(StrictModel):
-    """A table of texts or of paths to images."""
+    """A table of texts, of paths to images, or of both."""
 
     kind: Literal["table"] = Field(description="Marks this source.")
     path: str = Field(
@@ -45,11 +46,10 @@ class TableOptions(StrictModel):
     )
 
     @model_validator(mode="after")
-    def _one_of_text_and_image(self) -> Self:
-        if (self.text is None) == (self.image is None):
+    def _text_or_image(self) -> Self:
+        if self.text is None and self.image is None:
             raise ValueError(
-                "expected one of `text:` and `image:`, the column that holds the samples, "
-                f"found {'neither' if self.text is None else 'both'}"
+                "expected `text:`, `image:` or both, the columns that hold the samples, found neither"
             )
         if self.images is not None and self.image is None:
             raise ValueError("`images:` is the folder of the files in an `image:` column; there is none")
@@ -60,10 +60,11 @@ class TableSource:
     """Rows of one table. Locators: the row number of a text, the path of an image as the table has it.
 
     Without an id column a text is named by its key (32 hex digits; a repeated text gets ``-2``, ``-3`` …)
-    and an image by its path, so that rows may be inserted and reordered.
+    and an image by its path, so that rows may be inserted and reordered. A row with both is named by its image, and
+    its locators start with ``image:`` and ``text:``.
     """
 
-    modality: Modality
+    modalities: tuple[Modality, ...]
 
     def __init__(self, options: TableOptions, root: Path, id_column: str | None = None) -> None:
         self.options = options
@@ -74,26 +75,35 @@ class TableSource:
             else (root / Path(options.images).expanduser()).resolve()
         )
         self.id_column = id_column
-        self.modality = "text" if options.text is not None else "image"
+        columns: dict[Modality, str | None] = {"image": options.image, "text": options.text}
+        self.columns = {modality: column for modality, column in columns.items() if column is not None}
+        self.modalities = tuple(self.columns)
         self._rows: Rows | None = None
 
     def scan(self, known: Mapping[str, Seen], progress: Progress = silent) -> Iterator[Scanned]:
         """List every row, in the order of the table."""
         rows = self._load()
-        content = self._content()
-        names = [name for name in rows.names if name not in (self._content_column(), self.id_column)]
+        names = [name for name in rows.names if name not in (*self.columns.values(), self.id_column)]
         labels = ({name: rows.columns[name][i] for name in names} for i in range(len(rows)))
         given = None if self.id_column is None else self._ids(rows)
-        if self.modality == "text":
-            yield from self._scan_texts(content, given, labels, progress)
+        if self.modalities == ("text",):
+            yield from self._scan_texts(given, labels, progress)
+        elif self.modalities == ("image",):
+            yield from self._scan_images(given, labels, known, progress)
         else:
-            yield from self._scan_images(content, given, labels, known, progress)
+            texts = self._content("text")
+            for i, sample in enumerate(self._scan_images(given, labels, known, progress)):
+                yield _with_text(sample, str(i), texts[i])
 
     def read(self, locator: str) -> Image.Image | str:
         """One text, or one image in mode RGB or L."""
-        if self.modality == "image":
-            return read_image(self.images / locator)
-        content = self._content()
+        modality: str = self.modalities[0]
+        if len(self.modalities) > 1:
+            modality, _, locator = locator.partition(":")
+        return read_image(self.images / locator) if modality == "image" else self._read_text(locator)
+
+    def _read_text(self, locator: str) -> str:
+        content = self._content("text")
         if not locator.isdecimal() or int(locator) >= len(content):
             raise UnreadableSample(f"expected a row of 0 to {len(content) - 1}, found {locator!r}")
         text = content[int(locator)]
@@ -106,11 +116,11 @@ class TableSource:
 
     def _scan_texts(
         self,
-        content: list[Label],
         given: list[str] | None,
         labels: Iterator[dict[str, Label]],
         progress: Progress,
     ) -> Iterator[Scanned]:
+        content = self._content("text")
         repeats: Counter[bytes] = Counter()
         for i, (text, row_labels) in enumerate(zip(content, labels, strict=True)):
             text = "" if text is None else str(text)
@@ -127,20 +137,20 @@ class TableSource:
 
     def _scan_images(
         self,
-        content: list[Label],
         given: list[str] | None,
         labels: Iterator[dict[str, Label]],
         known: Mapping[str, Seen],
         progress: Progress,
     ) -> Iterator[Scanned]:
-        locators = ["" if value is None else str(value) for value in content]
-        ids = given if given is not None else self._ids_from_paths(locators)
-        paths = [self.images / locator for locator in locators]
+        names = ["" if value is None else str(value) for value in self._content("image")]
+        ids = given if given is not None else self._ids_from_paths(names)
+        paths = [self.images / name for name in names]
+        locators = names if len(self.modalities) == 1 else [f"image:{name}" for name in names]
         looks = look_at_all(paths, locators, self.options.check, known, progress)
-        for i, (locator, row_labels, seen) in enumerate(zip(locators, labels, looks, strict=True)):
-            reason = seen.reason if locator else "no path"
-            key = seen.key if locator else None
-            yield Scanned(ids[i], locator, key, reason, row_labels, stamp=seen.stamp or None)
+        for i, (name, row_labels, seen) in enumerate(zip(names, labels, looks, strict=True)):
+            reason = seen.reason if name else "no path"
+            key = seen.key if name else None
+            yield Scanned(ids[i], locators[i], key, reason, row_labels, stamp=seen.stamp or None)
 
     def _load(self) -> Rows:
         if self._rows is None:
@@ -150,14 +160,8 @@ class TableSource:
             self._rows = rows
         return self._rows
 
-    def _content_column(self) -> str:
-        column = self.options.text if self.options.text is not None else self.options.image
-        assert column is not None
-        return column
-
-    def _content(self) -> list[Label]:
-        key = "text" if self.modality == "text" else "image"
-        return self._load().column(self._content_column(), f"source.{key}")
+    def _content(self, modality: Modality) -> list[Label]:
+        return self._load().column(self.columns[modality], f"source.{modality}")
 
     def _ids(self, rows: Rows) -> list[str]:
         assert self.id_column is not None
@@ -178,3 +182,13 @@ class TableSource:
                 f"({', '.join(map(repr, repeated[:3]))}); name a column of unique ids with `id:`"
             )
         return [locator.replace("\\", "/") for locator in locators]
+
+
+def _with_text(sample: Scanned, row: str, value: Label) -> Scanned:
+    """A sample of an image with its text; unreadable where either is."""
+    text = "" if value is None else str(value)
+    if sample.key is None:
+        return sample
+    if not text.strip():
+        return replace(sample, key=None, reason="empty text", stamp=None)
+    return replace(sample, also={"text": (text_key(text), f"text:{row}")})

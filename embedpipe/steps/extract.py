@@ -18,7 +18,7 @@ from embedpipe.extract.session import open_session
 from embedpipe.manifest.table import Manifest
 from embedpipe.params import validate
 from embedpipe.sources.base import Source, open_source
-from embedpipe.steps.sections import Sections
+from embedpipe.steps.sections import Sections, embedded_datasets
 from embedpipe.terminal import progress_bar, say
 from embedpipe.tracking import TrackedFolder
 from embedpipe.workspace import Workspace
@@ -126,10 +126,5 @@ def _earlier(workspace: Workspace, backbone: str) -> list[EarlierStore]:
 
 def _target_datasets(workspace: Workspace, sections: Sections) -> list[tuple[Manifest, Source]]:
     """Data sets of the target domain, in the order of params.yaml; the source domain is trained on, not embedded."""
-    named = [
-        name
-        for name, raw in sections.entries("datasets").items()
-        if (raw or {}).get("domain", "target") == "target"
-    ]
-    manifests = [Manifest.read(workspace.manifest(name)) for name in named]
+    manifests = [Manifest.read(workspace.manifest(name)) for name in embedded_datasets(sections)]
     return [(manifest, open_source(manifest.source, workspace.root)) for manifest in manifests]

@@ -29,10 +29,10 @@ class Forgetting:
 
     Attributes
     ----------
-    key : bytes
-        Of the sample.
+    keys : tuple of bytes
+        Of the sample: one a modality.
     listed : list of str
-        ``<data set>/<sample_id>`` of every sample with this key.
+        ``<data set>/<sample_id>`` of every sample with these keys.
     rows : list of (Group, rows)
         Where the working stores hold it; without rows it is in the journal of a run that was killed.
     md5s : list of str
@@ -43,7 +43,7 @@ class Forgetting:
         Those that each remote holds; None if it could not be asked.
     """
 
-    key: bytes
+    keys: tuple[bytes, ...]
     listed: list[str]
     rows: list[tuple[Group, list[int]]] = field(default_factory=list)
     md5s: list[str] = field(default_factory=list)
@@ -52,7 +52,8 @@ class Forgetting:
 
     def to_dict(self) -> dict[str, Any]:
         return {
-            "key": self.key.hex(),
+            "key": self.keys[0].hex(),
+            "keys": [key.hex() for key in self.keys],
             "listed": self.listed,
             "groups": {group.path.name: rows for group, rows in self.rows},
             "dvc": {"objects": self.md5s, "cached": self.cached, "remotes": self.remotes},
@@ -67,31 +68,34 @@ def find_sample(workspace: Workspace, name: str) -> Forgetting:
     DataError
         If no manifest lists it, or two samples of different content have the id.
     """
-    keys: dict[bytes, list[str]] = {}
+    found_keys: dict[tuple[bytes, ...], list[str]] = {}
     wanted = bytes.fromhex(name) if _is_key(name) else None
     for dataset in Sections(workspace).entries("datasets"):
         path = workspace.manifest(dataset)
         if not path.is_file():
             continue
         manifest = Manifest.read(path)
-        for sample_id, row in zip(manifest.sample_ids, manifest.keys, strict=True):
-            full, key = f"{dataset}/{sample_id}", row.tobytes()
-            if name in (str(sample_id), full) or key == wanted:
-                keys.setdefault(key, []).append(full)
+        rows = (manifest.of(modality).keys for modality in manifest.modalities)
+        for sample_id, *its_rows in zip(manifest.sample_ids, *rows, strict=True):
+            full, keys = f"{dataset}/{sample_id}", tuple(row.tobytes() for row in its_rows)
+            if name in (str(sample_id), full):
+                found_keys.setdefault(keys, []).append(full)
+            elif wanted is not None and wanted in keys:
+                found_keys.setdefault((wanted,), []).append(full)
     if wanted is not None:
-        keys.setdefault(wanted, [])
-    if not keys:
+        found_keys.setdefault((wanted,), [])
+    if not found_keys:
         raise DataError(
             f"{name}: expected a sample_id, <data set>/<sample_id> or a key of 32 hex digits, found it in no manifest; "
             "a sample that was removed already is forgotten by its key"
         )
-    if len(keys) > 1:
-        some = ", ".join(names[0] for names in keys.values())
+    if len(found_keys) > 1:
+        some = ", ".join(names[0] for names in found_keys.values())
         raise DataError(
-            f"{name}: expected one sample, found {len(keys)}: {some}; name one as <data set>/<sample_id>"
+            f"{name}: expected one sample, found {len(found_keys)}: {some}; name one as <data set>/<sample_id>"
         )
-    ((key, listed),) = keys.items()
-    found = Forgetting(key, listed)
+    ((keys, listed),) = found_keys.items()
+    found = Forgetting(keys, listed)
     _find_rows(workspace, found)
     _find_objects(workspace, found)
     return found
@@ -102,9 +106,9 @@ def forget(workspace: Workspace, found: Forgetting) -> None:
     for group, _ in found.rows:
         with group.lock():
             group.recover()
-            for path in journals_of(group, {found.key}):
+            for path in journals_of(group, set(found.keys)):
                 path.unlink()
-            rows = _rows_of(group.keys(), found.key)
+            rows = _rows_of(group.keys(), found.keys)
             if rows:
                 erase(group, rows)
     # sums that the sample is part of, and its key
@@ -115,7 +119,7 @@ def forget(workspace: Workspace, found: Forgetting) -> None:
             continue
         store = FeatureStore.open(folder)
         holders = [group for group, _ in found.rows if group.spec == store.spec]
-        if not holders or not _rows_of(store.keys, found.key):
+        if not holders or not _rows_of(store.keys, found.keys):
             continue
         arrays = tuple(f"{name}/" for name in (*store.taps, KEYS_LAYOUT.name, PART_LAYOUT.name, "probe"))
         extra = {
@@ -150,7 +154,7 @@ def show_forgetting(found: Forgetting, *, done: bool) -> None:
             f"{', '.join(found.listed)} is still listed: remove it from its source, or the next run embeds it again"
         )
     if not done:
-        name = found.listed[0] if found.listed else found.key.hex()
+        name = found.listed[0] if found.listed else found.keys[0].hex()
         say(f"nothing was removed; run `embedpipe forget {name} --yes` to erase it")
 
 
@@ -159,15 +163,15 @@ def _find_rows(workspace: Workspace, found: Forgetting) -> None:
         group = open_group(workspace.stores_dir, info.spec, generation=info.generation)
         with group.lock():
             group.recover()
-            rows = _rows_of(group.keys(), found.key)
-            spooled = journals_of(group, {found.key})
+            rows = _rows_of(group.keys(), found.keys)
+            spooled = journals_of(group, set(found.keys))
         if rows or spooled:
             found.rows.append((group, rows))
             found.md5s += md5s_of_rows(group, rows)
 
 
 def _find_objects(workspace: Workspace, found: Forgetting) -> None:
-    found.md5s = sorted({*found.md5s, *_tracked_md5s(workspace, found.key)})
+    found.md5s = sorted({*found.md5s, *_tracked_md5s(workspace, found.keys)})
     if not (workspace.root / ".dvc").is_dir():
         return
     cache = cache_of(workspace.root)
@@ -177,14 +181,14 @@ def _find_objects(workspace: Workspace, found: Forgetting) -> None:
     }
 
 
-def _tracked_md5s(workspace: Workspace, key: bytes) -> Iterator[str]:
-    """Files of published stores that hold the key."""
+def _tracked_md5s(workspace: Workspace, keys: tuple[bytes, ...]) -> Iterator[str]:
+    """Files of published stores that hold one of the keys."""
     for backbone in Sections(workspace).entries("backbones"):
         folder = StorePlaces(workspace, backbone).folder
         if not folder.exists():
             continue
         store = FeatureStore.open(folder)
-        rows = _rows_of(store.keys, key)
+        rows = _rows_of(store.keys, keys)
         for layout in (KEYS_LAYOUT, PART_LAYOUT, *(layout_of(tap) for tap in store.taps.values())):
             for path in {layout.shard_path(row // layout.shard_rows) for row in rows}:
                 md5 = store.contents.files[path].md5 if path in store.contents.files else None
@@ -192,9 +196,10 @@ def _tracked_md5s(workspace: Workspace, key: bytes) -> Iterator[str]:
                     yield md5
 
 
-def _rows_of(keys: np.ndarray, key: bytes) -> list[int]:
-    """Every row of a sample: it has several where it is windows or crops."""
-    rows: list[int] = np.flatnonzero((keys == np.frombuffer(key, np.uint8)).all(axis=1)).tolist()
+def _rows_of(stored: np.ndarray, keys: tuple[bytes, ...]) -> list[int]:
+    """Every row of a sample: it has several where it is windows or crops, or of several modalities."""
+    held = np.any([(stored == np.frombuffer(key, np.uint8)).all(axis=1) for key in keys], axis=0)
+    rows: list[int] = np.flatnonzero(held).tolist()
     return rows
 
 

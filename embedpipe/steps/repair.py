@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from embedpipe.errors import DataError, StoreError
+from embedpipe.features.card import CARD, read_card
 from embedpipe.manifest.table import Manifest
 from embedpipe.steps.extract import extract_features
-from embedpipe.steps.sections import Sections
+from embedpipe.steps.sections import Sections, embedded_datasets
 from embedpipe.steps.stores import StorePlaces
 from embedpipe.steps.verify import verify_cache
 from embedpipe.store.disk import md5_of_file
@@ -60,7 +61,7 @@ def _repair(workspace: Workspace, places: StorePlaces) -> dict[str, Any]:
     for path in places.groups:
         mended = repair_group(
             path, places.candidates, specs=places.specs, published=places.published,
-            known_keys=_known_keys(workspace), wait_s=60.0,
+            known_keys=_known_keys(workspace, places.folder), wait_s=60.0,
         )  # fmt: skip
         if mended:
             said["groups"].append(
@@ -108,14 +109,15 @@ def _put_back(cache: DvcCache, broken: Iterable[Path], places: StorePlaces) -> l
     return out
 
 
-def _known_keys(workspace: Workspace) -> np.ndarray:
-    """Keys of the target domain in the order in which a first extraction stored them."""
-    sections = Sections(workspace)
-    found = [
-        Manifest.read(workspace.manifest(name)).keys
-        for name, raw in sections.entries("datasets").items()
-        if (raw or {}).get("domain", "target") == "target" and workspace.manifest(name).is_file()
+def _known_keys(workspace: Workspace, store_dir: Path) -> np.ndarray:
+    """Keys of what a backbone embeds in the order in which a first extraction stored them."""
+    modality = read_card(store_dir).modality if (store_dir / CARD).is_file() else "image"
+    manifests = [
+        Manifest.read(workspace.manifest(name))
+        for name in embedded_datasets(Sections(workspace))
+        if workspace.manifest(name).is_file()
     ]
+    found = [manifest.of(modality).keys for manifest in manifests if modality in manifest.modalities]
     if not found:
         return np.zeros((0, 16), np.uint8)
     keys = np.concatenate(found)

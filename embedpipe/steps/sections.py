@@ -79,3 +79,12 @@ class Sections:
         """Every entry of a section, checked by `convert(name, raw, where)`."""
         where = f"{self._path.name}: {section}"
         return {name: convert(name, raw, f"{where}.{name}") for name, raw in self.entries(section).items()}
+
+
+def embedded_datasets(sections: Sections) -> list[str]:
+    """Data sets that backbones embed, in the order of params.yaml: all but those that source models are trained on."""
+    return [
+        name
+        for name, raw in sections.entries("datasets").items()
+        if (raw or {}).get("domain", "target") != "source"
+    ]

@@ -17,7 +17,7 @@ from embedpipe.train.plan import Part, Unit
 def read_parts(
     stores: Mapping[str, PublishedFeatures],
     parts: tuple[Part, ...],
-    keys: npt.NDArray[np.uint8],
+    keys: Mapping[str, npt.NDArray[np.uint8]],
     limit_nbytes: int,
 ) -> Rows:
     """Features of samples in the order of their keys: read at once where they fit `limit_nbytes`, else by blocks.
@@ -28,14 +28,16 @@ def read_parts(
         Open, by name of the backbone.
     parts
         One tap, in the shape stored; or several, laid out flat side by side.
-    keys : uint8 [n, 16]
+    keys : dict of modality -> uint8 [n, 16]
     """
+
+    def of(part: Part, most_nbytes: int) -> Rows:
+        store = stores[part.backbone]
+        return rows_of(store, part.tap.name, keys[store.card.modality], most_nbytes)
+
     if len(parts) == 1:
-        return rows_of(stores[parts[0].backbone], parts[0].tap.name, keys, limit_nbytes)
-    return within(
-        BesideRows(tuple(rows_of(stores[part.backbone], part.tap.name, keys, 0) for part in parts)),
-        limit_nbytes,
-    )
+        return of(parts[0], limit_nbytes)
+    return within(BesideRows(tuple(of(part, 0) for part in parts)), limit_nbytes)
 
 
 def seen_by(unit: Unit, rows: Rows) -> Rows:

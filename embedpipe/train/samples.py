@@ -49,7 +49,7 @@ class TaskSamples:
         train, val and test samples that every backbone has features of, in manifest order.
     groups : str array [n]
         Samples of one group say the same thing twice: none is learnt from to choose by another.
-    keys : uint8 [n, 16]
+    keys : dict of modality -> uint8 [n, 16]
     truth : array [n] or [n, ...]
         As `embedpipe.manifest.kinds` lists it for the kind. Missing for every test sample.
     masks : Masks or None
@@ -63,7 +63,7 @@ class TaskSamples:
     sample_ids: npt.NDArray[np.str_]
     splits: npt.NDArray[np.str_]
     groups: npt.NDArray[np.str_]
-    keys: npt.NDArray[np.uint8]
+    keys: Mapping[str, npt.NDArray[np.uint8]]
     truth: Truth
     num: Mapping[str, int]
     dropped: tuple[Dropped, ...]
@@ -174,7 +174,7 @@ def task_samples(
         ids[keep],
         kept_splits,
         np.asarray(manifest.groups, dtype=str)[keep],
-        np.ascontiguousarray(manifest.keys[keep]),
+        {one: np.ascontiguousarray(manifest.of(one).keys[keep]) for one in manifest.modalities},
         truth,
         num,
         tuple(dropped),

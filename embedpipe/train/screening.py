@@ -23,6 +23,7 @@ from embedpipe.manifest.table import Manifest
 from embedpipe.manifest.targets import Targets
 from embedpipe.progress import Progress, silent
 from embedpipe.screen.screens import chosen_rows, screen
+from embedpipe.train.fitting import fitting_backbones, present_in
 from embedpipe.train.keys import Keys
 from embedpipe.train.memo import Memo, code_digest
 from embedpipe.train.memory import allowed_nbytes, rows_of
@@ -115,9 +116,9 @@ def screen_task(
     """
     targets = Targets.read(targets_path)
     stores: dict[str, PublishedFeatures] = {name: open_features(path) for name, path in features.items()}
-    samples = task_samples(
-        manifest, targets, {name: store.present(manifest.keys) for name, store in stores.items()}
-    )
+    fitting, _ = fitting_backbones(targets.task, manifest, stores, None)
+    stores = {name: stores[name] for name in fitting}
+    samples = task_samples(manifest, targets, present_in(manifest, stores))
     memo, keys = screen_memo(memo_dir), Keys(samples, by, seed)
     places: Sequence[tuple[str, TapCard]] = [
         (name, tap)
@@ -126,7 +127,8 @@ def screen_task(
     ]
     found = []
     for done, (name, tap) in enumerate(places):
-        of_tap = rows_of(stores[name], tap.name, samples.keys, allowed_nbytes())
+        keys_of_tap = samples.keys[stores[name].card.modality]
+        of_tap = rows_of(stores[name], tap.name, keys_of_tap, allowed_nbytes())
         screened = screen_tap(memo, keys, samples, of_tap, by=by, seed=seed)
         found.append({**place_of(name, stores[name].card.role, tap), **screened})
         progress(done + 1, len(places), "taps")

@@ -38,6 +38,7 @@ from embedpipe.progress import Progress, silent
 from embedpipe.spec import digest
 from embedpipe.train import fit
 from embedpipe.train.cost import cost_row
+from embedpipe.train.fitting import fitting_backbones, present_in
 from embedpipe.train.keys import Keys, code_of_training
 from embedpipe.train.memo import Memo
 from embedpipe.train.plan import Part, Unit, plan_units
@@ -136,18 +137,18 @@ def train_task(
     select, compare = select or SelectOptions(), compare or CompareOptions()
     targets = Targets.read(targets_path)
     stores = {name: open_features(path) for name, path in features.items()}
+    fitting, left_out = fitting_backbones(task, manifest, stores, task_backbones)
     units, notes = plan_units(
         task,
         targets.kind,
         heads,
         {name: store.card for name, store in stores.items()},
         task_heads=task_heads,
-        task_backbones=task_backbones,
+        task_backbones=fitting if task_backbones is None else task_backbones,
     )
+    notes = left_out + notes
     used = {part.backbone: stores[part.backbone] for unit in units for part in unit.parts}
-    samples = task_samples(
-        manifest, targets, {name: store.present(manifest.keys) for name, store in used.items()}
-    )
+    samples = task_samples(manifest, targets, present_in(manifest, used))
     notes += [str(one) for one in samples.dropped]
 
     draws, more = _draws_of(samples, compare, seed)
@@ -366,10 +367,13 @@ class _Run:
     def _rows(self, parts: tuple[Part, ...], *, keep: bool = True) -> Rows:
         """Features of the task's samples, shared by all heads; moments of shuffled labels are not worth keeping."""
         rows = read_parts(self.stores, parts, self.samples.keys, self.how.memory_nbytes)
+        modalities = {self.stores[part.backbone].card.modality for part in parts}
         if not keep or self.moments_dir is None or isinstance(rows, ArrayRows) or len(rows.shape) > 2:
             return rows
+        if len(modalities) > 1:  # moments are kept by the key of a sample, and this one has several
+            return rows
         origin = digest([[self.stores[part.backbone].card.spec.fingerprint, part.tap.name] for part in parts])
-        return KeptRows.of(rows, self.samples.keys, self.moments_dir / origin)
+        return KeptRows.of(rows, self.samples.keys[modalities.pop()], self.moments_dir / origin)
 
 
 def _threads_for(rows: Rows) -> AbstractContextManager[object]:

@@ -37,6 +37,35 @@ def make_manifest(order: list[int] | None = None) -> Manifest:
     )
 
 
+def test_samples_of_two_modalities_have_a_key_and_a_locator_of_each(tmp_path: Path) -> None:
+    names = ["b", "a"]
+    made = Manifest.from_rows(
+        "photos",
+        {"kind": "table"},
+        "image",
+        sample_ids=names,
+        keys=[content_key(b"B"), content_key(b"A")],
+        domain=["target", "source"],
+        groups=names,
+        splits=["train", "test"],
+        locators=["B.png", "A.png"],
+        also={"text": ([content_key(b"bee"), content_key(b"ant")], ["1", "0"])},
+    )
+    made.write(tmp_path / "m.parquet")
+    manifest = Manifest.read(tmp_path / "m.parquet")
+    assert manifest.modalities == ("image", "text")
+    assert manifest.domains.tolist() == ["source", "target"]
+    assert manifest.keys[0].tobytes() == content_key(b"A")
+    texts = manifest.where(split="test").of("text")
+    assert (texts.modality, texts.modalities) == ("text", ("text",))
+    assert texts.sample_ids.tolist() == ["a"] and texts.locators.tolist() == ["0"]
+    assert texts.keys[0].tobytes() == content_key(b"ant")
+    with pytest.raises(
+        DataError, match="photos: expected samples that have an array, found an image and a text"
+    ):
+        manifest.of("array")
+
+
 def test_manifest_rows_are_sorted_by_sample_id() -> None:
     manifest = make_manifest()
     assert manifest.sample_ids.tolist() == ["a", "b", "c", "é"]

@@ -88,7 +88,7 @@ def test_image_paths_start_at_the_folder_of_the_table(tmp_path: Path, jpeg: Call
     path = written(tmp_path / "t.csv", "file,label\nfiles/a.jpg,x\nfiles/b.jpg,y\n")
     source = opened(path, image="file")
     samples = scan(source)
-    assert source.modality == "image"
+    assert source.modalities == ("image",)
     assert [(s.sample_id, s.key, s.reason) for s in samples] == [
         ("files/a.jpg", content_key(jpeg()), None),
         ("files/b.jpg", None, "no such file"),
@@ -121,10 +121,24 @@ def test_an_absent_column_suggests_the_near_one(tmp_path: Path) -> None:
 
 
 def test_neither_text_nor_image_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"expected one of `text:` and `image:`.*found neither"):
+    with pytest.raises(ConfigError, match=r"expected `text:`, `image:` or both, .*, found neither"):
         opened(tmp_path / "t.csv")
-    with pytest.raises(ConfigError, match="found both"):
-        opened(tmp_path / "t.csv", text="a", image="b")
+
+
+def test_a_row_may_hold_an_image_and_a_text(tmp_path: Path, jpeg: Callable[..., bytes]) -> None:
+    (tmp_path / "a.jpg").write_bytes(jpeg())
+    (tmp_path / "b.jpg").write_bytes(jpeg(1))
+    path = written(tmp_path / "t.csv", "file,words,label\na.jpg,one,x\nb.jpg, ,y\nc.jpg,three,z\n")
+    source = opened(path, image="file", text="words")
+    assert source.modalities == ("image", "text")
+    whole, wordless, absent = scan(source)
+    assert (whole.sample_id, whole.key, whole.labels) == ("a.jpg", content_key(jpeg()), {"label": "x"})
+    key, locator = whole.also["text"]
+    assert key == text_key("one") and source.read(locator) == "one"
+    image = source.read(whole.locator)
+    assert not isinstance(image, str) and image.size == (64, 64)
+    assert (wordless.key, wordless.reason) == (None, "empty text")
+    assert (absent.key, absent.reason) == (None, "no such file")
 
 
 @pytest.mark.parametrize(

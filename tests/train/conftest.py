@@ -26,7 +26,7 @@ BASELINES = ("majority", "shuffled_labels", "random_weights", "pixels")
 class MemoryFeatures:
     """Stands for an open store: features by key."""
 
-    def __init__(self, name, role, taps, keys):
+    def __init__(self, name, role, taps, keys, modality="image"):
         self.taps = taps
         self.row_of = {bytes(key): row for row, key in enumerate(keys)}
         self.absent = set()
@@ -35,7 +35,7 @@ class MemoryFeatures:
             tap: TapCard(tap, *tap.split("."), depth, X.shape[1:])
             for (tap, X), depth in zip(taps.items(), depths, strict=True)
         }
-        self.card = BackboneCard(name, "tiny", None, role, SPEC, cards)
+        self.card = BackboneCard(name, "tiny", None, role, SPEC, cards, modality)
 
     def present(self, keys):
         return np.array([bytes(key) in self.row_of and bytes(key) not in self.absent for key in keys])
@@ -83,6 +83,7 @@ class Bench:
     baselines: tuple[str, ...] = BASELINES
     seed: int = 0
     groups: list | None = None
+    also: dict = field(default_factory=dict)
     fits: Counter = field(default_factory=Counter)
 
     def __post_init__(self):
@@ -131,6 +132,7 @@ class Bench:
             groups=self.groups or self.ids,
             splits=self.splits,
             locators=self.ids,
+            also=self.also,
         )
 
     def write_targets(self):
