@@ -73,3 +73,7 @@ class Stopped(EmbedpipeError):
 
 class NotFitted(EmbedpipeError, RuntimeError):
     """A head was asked to predict before it was fitted."""
+
+
+class TrainingFailed(EmbedpipeError, ArithmeticError):
+    """The loss of a training run is no longer a number. The message says at which step."""

@@ -32,7 +32,7 @@ from embedpipe.manifest.files import write_bytes
 from embedpipe.manifest.table import Manifest
 from embedpipe.params import did_you_mean
 from embedpipe.progress import Progress, silent
-from embedpipe.training import History, TrainingPlan, deterministic, fit_module
+from embedpipe.training import History, Recipe, TensorSamples, TrainingPlan, deterministic, fit
 
 CARD_VERSION = 1
 _SCORE_BATCH = 1024
@@ -156,14 +156,15 @@ def _train(
             weight_decay=options.weight_decay,
             schedule="one_cycle",
         )
-        history = fit_module(
+        history = fit(
             module,
-            loss,
-            *data["train"],
+            TensorSamples(*data["train"]),
             plan,
+            loss,
             generator,
             score=score,
-            augment=shift_by_a_pixel if options.augment else None,
+            recipe=Recipe(augment=shift_by_a_pixel if options.augment else None),
+            where=f"source model on {options.on!r}",
             progress=progress,
         )
     return module.requires_grad_(False), history

@@ -6,8 +6,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from embedpipe.training import TrainingPlan, deterministic, fit_module
-from embedpipe.training.loop import _batch_bounds, _one_cycle
+from embedpipe.errors import DataError
+from embedpipe.training import TensorSamples, TrainingPlan, deterministic, fit
+from embedpipe.training.plan import batch_bounds, share_of_rate
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def fitted(samples, plan=None, seed=0, **options):
     with deterministic(seed) as generator:
         module = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Dropout(0.1), nn.Linear(16, 2))
         plan = plan or TrainingPlan(epochs=5, batch=32, learning_rate=0.02)
-        history = fit_module(module, F.cross_entropy, *samples, plan, generator, **options)
+        history = fit(module, TensorSamples(*samples), plan, F.cross_entropy, generator, **options)
     return module, history
 
 
@@ -93,8 +94,13 @@ def test_scores_that_are_never_finite_keep_the_first_weights(samples):
         module = nn.Linear(6, 2)
         before = weights(module)
         plan = TrainingPlan(epochs=2, batch=64, learning_rate=0.1)
-        history = fit_module(
-            module, F.cross_entropy, *samples, plan, generator, score=lambda module: float("nan")
+        history = fit(
+            module,
+            TensorSamples(*samples),
+            plan,
+            F.cross_entropy,
+            generator,
+            score=lambda module: float("nan"),
         )
     assert history.best_epoch == 0
     assert torch.equal(module.weight, before["weight"])
@@ -107,13 +113,14 @@ def test_weight_decay_leaves_biases_and_norms_alone():
         plan = TrainingPlan(epochs=1, batch=4, learning_rate=0.1, weight_decay=0.5)
         weight = module[0].weight.detach().clone()
         x, y = torch.zeros(4, 2), torch.zeros(4)
-        fit_module(module, lambda out, y: 0.0 * out.sum(), x, y, plan, generator)
+        fit(module, TensorSamples(x, y), plan, lambda out, y: 0.0 * out.sum(), generator)
     torch.testing.assert_close(module[0].bias.detach(), bias)
     torch.testing.assert_close(module[0].weight.detach(), weight * (1 - 0.1 * 0.5))
 
 
 def test_one_cycle_rises_over_a_fifth_and_falls_to_almost_nothing():
-    rates = [_one_cycle(step, 100) for step in range(100)]
+    plan = TrainingPlan(1, schedule="one_cycle")
+    rates = [share_of_rate(plan, step, 100) for step in range(100)]
     assert rates[0] == pytest.approx(1 / 20)
     assert max(rates) == pytest.approx(1.0) and rates.index(max(rates)) == 19
     assert all(later < earlier for earlier, later in itertools.pairwise(rates[20:]))
@@ -125,7 +132,7 @@ def test_one_cycle_rises_over_a_fifth_and_falls_to_almost_nothing():
     [(5, 2, [(0, 2), (2, 5)]), (4, 2, [(0, 2), (2, 4)]), (1, 4, [(0, 1)]), (6, 4, [(0, 4), (4, 6)])],
 )
 def test_no_batch_of_one_sample_where_there_are_more(num, batch, expected):
-    assert _batch_bounds(num, batch) == expected
+    assert batch_bounds(num, batch) == expected
 
 
 def test_progress_counts_samples_to_the_end(samples):
@@ -140,12 +147,5 @@ def test_a_plan_without_epochs_is_refused():
 
 
 def test_targets_must_be_as_many_as_samples():
-    with pytest.raises(ValueError, match="expected as many targets as samples"):
-        fit_module(
-            nn.Linear(1, 1),
-            F.mse_loss,
-            torch.ones(3, 1),
-            torch.ones(2, 1),
-            TrainingPlan(1),
-            torch.Generator(),
-        )
+    with pytest.raises(DataError, match="expected as many targets as samples"):
+        TensorSamples(torch.ones(3, 1), torch.ones(2, 1))
