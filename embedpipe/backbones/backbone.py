@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from embedpipe.backbones.arithmetic import arithmetic, lowered
 from embedpipe.backbones.graph import ModelGraph, NodeInfo, expand_selector
@@ -150,6 +150,19 @@ class Backbone:
             spec.name: tap_shape(self._graph.info(spec.node), get_reduction(spec.reduction)) for spec in specs
         }
 
+    def truncated(self, tap_specs: Sequence[TapSpec]) -> fx.GraphModule:
+        """The part of the module that these taps need: from normalised input to a dict of features by tap name.
+
+        In eval mode; it shares the backbone's weights, so copy it before it is trained.
+        """
+        return self._graph.truncated(
+            [(spec.name, spec.node, get_reduction(spec.reduction)) for spec in tap_specs]
+        )
+
+    def normalise(self, x_NCHW: torch.Tensor) -> torch.Tensor:
+        """Pixels, uint8 (N, C, H, W) as `pixels` gives them, on any device, to the model's input."""
+        return self._preprocessing.normalise(x_NCHW)
+
     def forward(
         self,
         tap_specs: Sequence[TapSpec],
@@ -188,9 +201,8 @@ class Backbone:
         if not tap_specs:
             raise ValueError("forward needs at least one tap")
         target = torch.device(device)
-        taps = [(spec.name, spec.node, get_reduction(spec.reduction)) for spec in tap_specs]
         dtype = _DTYPES[precision]
-        truncated = self._graph.truncated(taps)
+        truncated = self.truncated(tap_specs)
         model: nn.Module = truncated if dtype is torch.float32 else lowered(truncated, dtype)
         if target.type != "cpu":
             model = copy.deepcopy(model).to(target)

@@ -25,7 +25,6 @@ def code_of_training() -> str:
     return code_digest(
         [
             "embedpipe.heads",
-            "embedpipe.training",
             "embedpipe.train.fit",
             "embedpipe.train.reading",
             "embedpipe.evaluate.metrics",

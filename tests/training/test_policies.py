@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from embedpipe.errors import ConfigError
 from embedpipe.training import (
@@ -111,7 +112,7 @@ def steps_taken(recipe, plan):
         }
         taken.append(learning)
 
-    hook = torch.optim.optimizer.register_optimizer_step_pre_hook(note)
+    hook = register_optimizer_step_pre_hook(note)
     try:
         trained(recipe, plan)
     finally:
