@@ -1,207 +1,60 @@
 """A fitted head as a torch module: from raw features to outputs, its preprocessing folded in.
 
 What a head learned of scaling, unit length, components and temperature becomes part of the module, which can so be
-trained on, exported, or put behind a backbone. Nearest neighbours and kernels keep their training rows and stay
-what they are. Knows nothing of backbones or files.
+trained on, exported, or put behind a backbone. Knows nothing of backbones or files.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
 
-from embedpipe.errors import ConfigError, NotFitted, ShapeError
+from embedpipe.errors import ConfigError, NotFitted
 from embedpipe.heads.base import ClassifierHead, Head
 from embedpipe.heads.centroid import CentroidHead
 from embedpipe.heads.deep import DeepHead
 from embedpipe.heads.foreign import SklearnClassifierHead, SklearnRegressorHead
+from embedpipe.heads.knn import KnnClassifierHead, KnnRegressorHead
+from embedpipe.heads.layers import (
+    HeadModule,
+    Link,
+    LogSigmoid,
+    Neighbours,
+    OneColumn,
+    Scale,
+    StackMember,
+    UnitLength,
+)
 from embedpipe.heads.linear import LinearClassifierHead, LinearRegressorHead, Scaling
 from embedpipe.heads.logistic import LogisticHead
 from embedpipe.heads.mlp import MlpClassifierHead, MlpRegressorHead
 from embedpipe.heads.multilabel import MultiLabelHead, RidgeLabelsHead
-from embedpipe.heads.nets import Net
 
-# N rows, D features, K outputs, Y X rows and columns of a map
+# N rows, D features, K outputs
 
-Link = Literal["softmax", "sigmoid", "none"]
+__all__ = ["HeadModule", "head_module"]
+
 CAN = (
     "logistic, ridge, svm, lda, centroid, sgd, mlp, conv, attentive, layerwise, group_lasso and scikit-learn's "
     "linear models can"
 )
 
 
-class HeadModule(nn.Module):
-    """A head behind features.
-
-    Attributes
-    ----------
-    kind : str
-        ``classes``, ``number``, ``labels``, ``dense_classes`` or ``dense_number``.
-    classes : tuple
-        Labels of the columns, for classes; else empty.
-    link : str
-        What turns outputs into probabilities.
-    maps : bool
-        Whether a row is a map or tokens; else rows are laid out flat.
-    prepare, net : Module
-        What is done to rows first, which has buffers alone, and what has parameters.
-    """
-
-    def __init__(
-        self,
-        prepare: nn.Module,
-        net: nn.Module,
-        *,
-        kind: str,
-        link: Link,
-        num_features: int,
-        classes: tuple[Any, ...] = (),
-        maps: bool = False,
-    ) -> None:
-        super().__init__()
-        self.prepare = prepare
-        self.net = net
-        self.kind = kind
-        self.link: Link = link
-        self.num_features = num_features
-        self.classes = classes
-        self.maps = maps
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Outputs of raw features.
-
-        Parameters
-        ----------
-        x : float tensor, shape (N, D), or (N, ...) that lays out flat to it; maps and tokens as they were tapped
-
-        Returns
-        -------
-        float tensor
-            (N, K) for classes and labels: their `link` gives the head's own probabilities; (N,) for a number;
-            (N, K, Y, X) and (N, Y, X) where every place has outputs.
-
-        Raises
-        ------
-        ShapeError
-            If there are other than D features in a row.
-        """
-        rows = x if self.maps else x.flatten(1)
-        if rows.shape[1] != self.num_features:
-            raise ShapeError(
-                f"head: expected features of shape (rows, {self.num_features}{', ...' if self.maps else ''}), "
-                f"found {tuple(x.shape)}; give it the tap that it was trained on"
-            )
-        found: torch.Tensor = self.net(self.prepare(rows))
-        return found
-
-    def probabilities(self, outputs: torch.Tensor) -> torch.Tensor:
-        """What outputs say: probabilities by class or label, numbers as they are."""
-        if self.link == "softmax":
-            return outputs.softmax(dim=1)
-        return outputs.sigmoid() if self.link == "sigmoid" else outputs
-
-    def predict_proba(self, x: torch.Tensor) -> torch.Tensor:
-        """Probabilities, or numbers, of raw features."""
-        return self.probabilities(self(x))
-
-
-class Scale(nn.Module):
-    """Rows less a mean, divided by a scale; buffers, so that training leaves them alone."""
-
-    mean: torch.Tensor
-    scale: torch.Tensor
-
-    def __init__(self, mean: torch.Tensor, scale: torch.Tensor) -> None:
-        super().__init__()
-        self.register_buffer("mean", mean)
-        self.register_buffer("scale", scale)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return (x - self.mean) / self.scale
-
-
-class UnitLength(nn.Module):
-    """Rows of unit Euclidean length; a row of zeros stays zero."""
-
-    def forward(self, x_ND: torch.Tensor) -> torch.Tensor:
-        norms_N1 = torch.linalg.vector_norm(x_ND, dim=1, keepdim=True)
-        return x_ND / torch.where(norms_N1 > 0, norms_N1, 1.0)
-
-
-class LogSigmoid(nn.Module):
-    """Logarithms of the sigmoids of scores: their softmax is the sigmoids brought to a sum of 1."""
-
-    def forward(self, scores: torch.Tensor) -> torch.Tensor:
-        return F.logsigmoid(scores)
-
-
-class OneColumn(nn.Module):
-    """The only column of outputs, shape (N,)."""
-
-    def forward(self, outputs_N1: torch.Tensor) -> torch.Tensor:
-        return outputs_N1.squeeze(1)
-
-
-class StackMember(nn.Module):
-    """One network of a stack, as `embedpipe.heads.nets` computes it.
-
-    Parameters
-    ----------
-    net
-        Of the stack.
-    params
-        The member's own.
-    mean, std
-        Units of the targets, where they are numbers.
-    places
-        Rows and columns of the outputs; None where a row has one output.
-    kind
-        Of target.
-    """
-
-    def __init__(
-        self,
-        net: Net,
-        params: dict[str, torch.Tensor],
-        *,
-        mean: float,
-        std: float,
-        places: tuple[int, ...] | None,
-        kind: str,
-    ) -> None:
-        super().__init__()
-        self._stack = net
-        self._names = {name: name.replace(".", "_") for name in params}
-        for name, value in params.items():
-            self.register_parameter(self._names[name], nn.Parameter(value))
-        self._mean, self._std = mean, std
-        self._places, self._kind = places, kind
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        params = {name: getattr(self, own)[None] for name, own in self._names.items()}
-        out_KM = self._stack.outputs(params, x)[0]
-        if self._kind in ("number", "dense_number"):
-            out_KM = out_KM * self._std + self._mean
-        if self._places is None:
-            return out_KM[0] if self._kind == "number" else out_KM.T
-        out_NKYX = out_KM.reshape(out_KM.shape[0], x.shape[0], *self._places).movedim(0, 1)
-        return out_NKYX[:, 0] if self._kind == "dense_number" else out_NKYX
-
-
-def head_module(head: Head, *, dtype: torch.dtype = torch.float32) -> HeadModule:
+def head_module(head: Head, *, dtype: torch.dtype = torch.float32, trainable: bool = True) -> HeadModule:
     """The module that computes what a fitted head does, up to the rounding of `dtype`.
 
     Parameters
     ----------
     head
-        Fitted, of any family that sees its training rows no more once it is fitted.
+        Fitted.
     dtype
         Of its parameters and buffers.
+    trainable
+        Whether it is to have parameters; without, nearest neighbours do too: their rows are buffers.
 
     Returns
     -------
@@ -211,8 +64,8 @@ def head_module(head: Head, *, dtype: torch.dtype = torch.float32) -> HeadModule
     Raises
     ------
     ConfigError
-        If the family keeps its training rows (knn, kernels) or has no probabilities of this form; names those
-        that can.
+        If the family answers from its training rows (kernels; knn where it is to be trainable), or has no
+        probabilities of this form; names those that can.
     NotFitted
         If the head has not been fitted, or its fit failed.
     """
@@ -221,8 +74,10 @@ def head_module(head: Head, *, dtype: torch.dtype = torch.float32) -> HeadModule
     for family, make in _MAKERS:
         if isinstance(head, family):
             return make(head).to(dtype).eval()
+    if isinstance(head, (KnnClassifierHead, KnnRegressorHead)) and not trainable:
+        return _of_neighbours(head).to(dtype).eval()
     raise ConfigError(
-        f"head {head.family!r}: cannot become a module, since it answers from its training rows; {CAN}"
+        f"head {head.family!r}: cannot become a module with parameters, since it answers from its training rows; {CAN}"
     )
 
 
@@ -232,6 +87,10 @@ def _linear(coef_KD: np.ndarray, intercept_K: np.ndarray) -> nn.Linear:
         layer.weight.copy_(torch.from_numpy(np.array(coef_KD, np.float64)))
         layer.bias.copy_(torch.from_numpy(np.array(intercept_K, np.float64)))
     return layer
+
+
+def _scale(head: Any) -> Scale:
+    return Scale(torch.from_numpy(np.array(head.mean_)), torch.from_numpy(np.array(head.scale_)))
 
 
 def _of_classifier(head: Any) -> HeadModule:
@@ -260,11 +119,10 @@ def _of_labels(head: Any) -> HeadModule:
 
 
 def _of_centroid(head: Any) -> HeadModule:
-    scale = Scale(torch.from_numpy(np.array(head.mean_)), torch.from_numpy(np.array(head.scale_)))
     b = head.inverse_temperature_
     if head.metric == "cosine":
         layer = _linear(b * head.centroids_, np.zeros(len(head.centroids_)))
-        return _module(head, layer, "softmax", nn.Sequential(scale, UnitLength()))
+        return _module(head, layer, "softmax", nn.Sequential(_scale(head), UnitLength()))
     # -|x - c|² without |x|², which all classes share
     coef_KD, intercept_K = Scaling(head.mean_, head.scale_).fold(
         (2.0 * b / head.spread_) * head.centroids_.T,
@@ -294,8 +152,23 @@ def _of_deep(head: Any) -> HeadModule:
         places=head.input_shape_[1:] if head.kind.startswith("dense") else None,
         kind=head.kind,
     )
-    scale = Scale(torch.from_numpy(np.array(head.mean_)), torch.from_numpy(np.array(head.scale_)))
-    return _module(head, member, "softmax" if isinstance(head, ClassifierHead) else "none", scale)
+    return _module(head, member, "softmax" if isinstance(head, ClassifierHead) else "none", _scale(head))
+
+
+def _of_neighbours(head: Any) -> HeadModule:
+    if isinstance(head, KnnClassifierHead):
+        known_MK = np.eye(len(head.classes_))[head.codes_]
+    else:
+        known_MK = head.targets_[:, None]
+    nearest = Neighbours(
+        torch.from_numpy(np.array(head.rows_)),
+        torch.from_numpy(known_MK),
+        k=head.k,
+        weights=head.weights,
+        temperature=head.temperature,
+    )
+    net = nearest if isinstance(head, KnnClassifierHead) else nn.Sequential(nearest, OneColumn())
+    return _module(head, net, "none", nn.Sequential(_scale(head), UnitLength()))
 
 
 def _of_sklearn(head: Any) -> HeadModule:

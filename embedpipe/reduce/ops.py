@@ -37,8 +37,9 @@ def reduce(family: str, x: torch.Tensor, layout: str, *, k: int = 0, num_prefix:
             case _:
                 out = _POOLS[family](_places(x, layout, num_prefix))
         out = out.contiguous()
-        # A later in-place operation of the model must not reach what was tapped.
-        shared = out.untyped_storage().data_ptr() == source.untyped_storage().data_ptr()
+        # A later in-place operation of the model must not reach what was tapped; what is exported has no addresses.
+        exported = torch.compiler.is_exporting()
+        shared = exported or out.untyped_storage().data_ptr() == source.untyped_storage().data_ptr()
         return out.clone() if shared else out
 
 
@@ -122,4 +123,4 @@ def _as_map(x: torch.Tensor, layout: str, num_prefix: int) -> torch.Tensor:
         return x.permute(0, 3, 1, 2)
     patches_NTD = x[:, num_prefix:]
     side = math.isqrt(patches_NTD.shape[1])
-    return patches_NTD.transpose(1, 2).reshape(len(patches_NTD), -1, side, side)
+    return patches_NTD.transpose(1, 2).reshape(patches_NTD.shape[0], -1, side, side)

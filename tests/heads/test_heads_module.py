@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
-from embedpipe.errors import ConfigError, NotFitted, ShapeError
-from embedpipe.heads.module import head_module
+from embedpipe.errors import ConfigError, NotFitted, ShapeError, WeightsError
+from embedpipe.heads.module import HeadModule, head_module
 from embedpipe.heads.registry import fit_grid, load_head, save_head
 from embedpipe.heads.ridge import RidgeClassifierHead
 
@@ -108,6 +110,45 @@ def test_the_module_of_a_dense_head_gives_every_place(features, kind):
     np.testing.assert_allclose(answers(head, X), wanted, atol=2e-5)
 
 
+@pytest.mark.parametrize("kind", ["classes", "number"])
+@pytest.mark.parametrize(
+    "params", [{}, {"weights": "distance", "standardise": True}, {"weights": "uniform", "k": 99}]
+)
+def test_neighbours_become_a_module_without_parameters(features, params, kind):
+    X, codes = features(60, 24, 3)
+    head = fitted("knn", params, X, codes if kind == "classes" else codes * 2.0, kind)
+    unseen = features(20, 24, 3, seed=1)[0]
+    module = head_module(head, trainable=False)
+    wanted = head.predict_proba(unseen) if kind == "classes" else head.predict(unseen)
+    np.testing.assert_allclose(module.predict_proba(torch.from_numpy(unseen)).numpy(), wanted, atol=2e-5)
+    assert not list(module.parameters())
+
+
+@pytest.mark.parametrize(
+    ("family", "params", "kind"),
+    [
+        ("logistic", {"normalise": True}, "classes"),
+        ("centroid", {"metric": "cosine"}, "classes"),
+        ("mlp", {"hidden": 8, **FEW}, "number"),
+        ("layerwise", ATTENTION, "classes"),
+        ("knn", {}, "classes"),
+    ],
+)
+def test_a_module_is_built_again_from_its_description(features, family, params, kind):
+    X, codes = features(60, 24, 3)
+    module = head_module(fitted(family, params, X, codes, kind), trainable=False)
+    again = HeadModule.build(json.loads(json.dumps(module.describe())))
+    again.load_state_dict(module.state_dict())
+    rows = torch.from_numpy(X)
+    assert torch.equal(again.predict_proba(rows), module.predict_proba(rows))
+    assert (again.kind, again.classes) == (module.kind, module.classes)
+
+
+def test_what_is_no_description_of_a_head_is_refused():
+    with pytest.raises(WeightsError, match="not the description of a head"):
+        HeadModule.build({"net": ["linear", 3]})
+
+
 def test_in_float64_the_module_is_the_head_up_to_rounding(features, tmp_path):
     X, codes = features(60, 24, 3)
     save_head(fitted("ridge", {"alpha": 0.5, "pca": 5}, X, codes, "classes"), tmp_path)
@@ -156,7 +197,7 @@ def test_the_module_exports_for_any_number_of_rows(features, family, params):
 def test_a_head_that_cannot_become_a_module_is_refused_with_those_that_can(features, family, params):
     X, codes = features(40, 24, 3)
     head = fitted(family, {"loss": "modified_huber"} if params is None else params, X, codes, "classes")
-    with pytest.raises(ConfigError, match=r"cannot become a module, since .*; logistic, ridge, .* can"):
+    with pytest.raises(ConfigError, match=r"cannot become a module.*, since .*; logistic, ridge, .* can"):
         head_module(head)
 
 
