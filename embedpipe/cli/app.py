@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -11,10 +10,14 @@ from typing import Annotated, Any
 import typer
 
 import embedpipe
+from embedpipe.cli import serving
+from embedpipe.cli.common import Json
+from embedpipe.cli.common import chosen as _chosen
+from embedpipe.cli.common import open_project as _open
+from embedpipe.cli.common import print_json as _print_json
 from embedpipe.errors import ConfigError, DiskFullError, EmbedpipeError
-from embedpipe.params import did_you_mean
 from embedpipe.terminal import exit_with, log_json, say
-from embedpipe.workspace import Workspace, find_workspace
+from embedpipe.workspace import Workspace
 
 app = typer.Typer(
     name="embedpipe",
@@ -25,9 +28,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Json = Annotated[
-    bool, typer.Option("--json", help="Print JSON for a machine instead of a table for a person.")
-]
+_USE = "Use of what was trained"
 _STEPS, _QUESTIONS, _CARE = "Steps, in order", "Questions", "Care of the store"
 
 
@@ -77,27 +78,6 @@ def common(
 
 def _no_folder(project: Path) -> None:
     raise ConfigError(f"{project}: expected a folder that holds params.yaml, found none")
-
-
-def _open() -> tuple[Workspace, Any]:
-    from embedpipe.config import load_params
-
-    workspace = find_workspace()
-    return workspace, load_params(workspace.params)
-
-
-def _chosen(names: Iterable[str] | None, known: Iterable[str], kind: str) -> list[str]:
-    known = list(known)
-    for name in names or ():
-        if name not in known:
-            raise ConfigError(
-                f"no {kind} is named {name!r}{did_you_mean(name, known)}; known: {', '.join(known) or '(none)'}"
-            )
-    return list(names or known)
-
-
-def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def _each(step: Callable[[Workspace, str], Any], workspace: Workspace, names: Iterable[str]) -> list[Any]:
@@ -215,6 +195,9 @@ def test(
     rows = read_test(workspace, _chosen(task, params.tasks, "task"), arm or None, quiet=as_json)
     if as_json:
         _print_json(rows)
+
+
+app.command(rich_help_panel=_USE)(serving.predict)
 
 
 @app.command(rich_help_panel=_QUESTIONS)

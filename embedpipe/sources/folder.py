@@ -53,7 +53,7 @@ class FolderSource:
 
     def scan(self, known: Mapping[str, Seen], progress: Progress = silent) -> Iterator[Scanned]:
         """List every image, sorted by path."""
-        locators, passed_over = self._list()
+        locators, passed_over = list_images(self.folder)
         with_splits = self._has_splits(locators)
         self._notes = _notes_on(passed_over)
         paths = [self.folder / locator for locator in locators]
@@ -74,34 +74,6 @@ class FolderSource:
     def notes(self) -> list[str]:
         return self._notes
 
-    def _list(self) -> tuple[list[str], Counter[str]]:
-        """Relative paths of all image files, sorted; and how many others there are, by suffix."""
-        if not self.folder.exists():
-            raise DataError(
-                f"{self.folder}: expected a folder of images, found no such folder; "
-                "check `source.path` (relative paths start at the folder of params.yaml)"
-            )
-        if not self.folder.is_dir():
-            raise DataError(f"{self.folder}: expected a folder of images, found a file; check `source.path`")
-        suffixes = image_suffixes()
-        locators: list[str] = []
-        passed_over: Counter[str] = Counter()
-        for path in _walk(self.folder):
-            suffix = os.path.splitext(path)[1].lower()
-            if suffix not in suffixes:
-                passed_over[suffix or "no suffix"] += 1
-            elif not _is_utf8(path):
-                passed_over["a name that is not UTF-8"] += 1
-            else:
-                locators.append(path)
-        if not locators:
-            found = f"found {_counted(passed_over)}" if passed_over else "found nothing"
-            raise DataError(
-                f"{self.folder}: expected images in a folder a class, {found}; "
-                "suffixes that count are those of formats Pillow reads, such as .jpg and .png"
-            )
-        return sorted(locators), passed_over
-
     def _has_splits(self, locators: list[str]) -> bool:
         """Whether the folders at the top are train/val/test rather than classes."""
         tops = {locator.split("/")[0] for locator in locators if "/" in locator}
@@ -117,6 +89,41 @@ class FolderSource:
                 f"found both: {', '.join(map(repr, others[:3]))} beside them; move it into one of them"
             )
         return True
+
+
+def list_images(folder: Path) -> tuple[list[str], Counter[str]]:
+    """Relative paths of all image files below a folder, sorted; and how many others there are, by suffix.
+
+    Raises
+    ------
+    DataError
+        If there is no such folder, or no image in it.
+    """
+    if not folder.exists():
+        raise DataError(
+            f"{folder}: expected a folder of images, found no such folder; "
+            "check `source.path` (relative paths start at the folder of params.yaml)"
+        )
+    if not folder.is_dir():
+        raise DataError(f"{folder}: expected a folder of images, found a file; check `source.path`")
+    suffixes = image_suffixes()
+    locators: list[str] = []
+    passed_over: Counter[str] = Counter()
+    for path in _walk(folder):
+        suffix = os.path.splitext(path)[1].lower()
+        if suffix not in suffixes:
+            passed_over[suffix or "no suffix"] += 1
+        elif not _is_utf8(path):
+            passed_over["a name that is not UTF-8"] += 1
+        else:
+            locators.append(path)
+    if not locators:
+        found = f"found {_counted(passed_over)}" if passed_over else "found nothing"
+        raise DataError(
+            f"{folder}: expected images in a folder a class, {found}; "
+            "suffixes that count are those of formats Pillow reads, such as .jpg and .png"
+        )
+    return sorted(locators), passed_over
 
 
 def _walk(folder: Path) -> Iterator[str]:

@@ -1,0 +1,231 @@
+"""Answer for new inputs: one pass of each backbone for all arms, features of known inputs from the store.
+
+Features are rounded as the store rounds them, so that an input gets one answer whether it was embedded before or is
+computed now. An input that cannot be read, or has no finite features, keeps its row with the reason.
+"""
+
+# N inputs, n inputs of a chunk, K classes or labels (1 for numbers)
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from embedpipe.errors import DataError
+from embedpipe.extract.blocks import batches_of
+from embedpipe.extract.computer import Computer
+from embedpipe.extract.pipeline import Embedded, embed
+from embedpipe.features.card import TapCard
+from embedpipe.heads.registry import family_of, load_head
+from embedpipe.progress import Progress, silent
+from embedpipe.serve.arms import TrainedArm
+from embedpipe.serve.inputs import Inputs
+from embedpipe.serve.opened import OpenBackbone
+from embedpipe.sources.base import Source
+from embedpipe.train.plan import spatial_shape
+
+CHUNK_NBYTES = 256 << 20
+"""Features held at a time, of all taps that are read."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one arm says.
+
+    Attributes
+    ----------
+    scores : float32 [N, K]
+        Probabilities by class or label, or the number; NaN where an input has an error.
+    """
+
+    arm: TrainedArm
+    scores: npt.NDArray[np.float32]
+
+
+@dataclass
+class Answers:
+    """What all arms say, and of which inputs they cannot.
+
+    Attributes
+    ----------
+    errors : list of str or None
+        Why an input has no answer.
+    num_computed, num_known : dict of backbone -> int
+        Inputs that went through the backbone, and those whose features were in the store.
+    """
+
+    answers: list[Answer]
+    errors: list[str | None]
+    num_computed: dict[str, int] = field(default_factory=dict)
+    num_known: dict[str, int] = field(default_factory=dict)
+
+
+def predict(
+    arms: Sequence[TrainedArm],
+    backbones: Mapping[str, OpenBackbone],
+    inputs: Inputs,
+    *,
+    batch: int = 32,
+    decode_threads: int = 2,
+    progress: Progress = silent,
+) -> Answers:
+    """Ask every arm about every input.
+
+    Parameters
+    ----------
+    backbones
+        Open, with all taps that the arms read.
+    batch
+        Inputs a forward pass.
+
+    Raises
+    ------
+    DataError
+        If a head and the tap that it was trained on do not fit each other.
+    """
+    heads = {arm.task: load_head(arm.folder) for arm in arms}
+    readers = {name: _Reader(opened, inputs, batch, decode_threads) for name, opened in backbones.items()}
+    found = Answers(
+        [Answer(arm, np.full((len(inputs), width_of(arm)), np.nan, np.float32)) for arm in arms],
+        list(inputs.reasons),
+    )
+    readable = np.flatnonzero([reason is None for reason in inputs.reasons])
+    row_nbytes = sum(reader.row_nbytes for reader in readers.values())
+    step = max(batch, CHUNK_NBYTES // max(1, row_nbytes) // batch * batch)
+    for start in range(0, len(readable), step):
+        chunk = readable[start : start + step]
+        features: dict[tuple[str, str], npt.NDArray[np.float32]] = {}
+        for name, reader in readers.items():
+            taps, failures = reader.read(chunk)
+            features |= {(name, tap): values for tap, values in taps.items()}
+            for place, reason in failures.items():
+                found.errors[place] = found.errors[place] or reason
+        good = np.array([found.errors[place] is None for place in chunk], bool)
+        for answer in found.answers if good.any() else ():
+            X = np.concatenate(
+                [features[part][good].reshape(int(good.sum()), -1) for part in answer.arm.parts], axis=1
+            )
+            card = backbones[answer.arm.parts[0][0]].features.card.taps[answer.arm.parts[0][1]]
+            answer.scores[chunk[good]] = scores_of(heads[answer.arm.task], X, answer.arm, card)
+        progress(min(start + step, len(readable)), len(readable), "inputs")
+    found.num_computed = {name: reader.num_computed for name, reader in readers.items()}
+    found.num_known = {name: reader.num_known for name, reader in readers.items()}
+    return found
+
+
+def width_of(arm: TrainedArm) -> int:
+    """Columns of an arm's scores."""
+    return len(arm.classes) if arm.kind in ("classes", "labels") else 1
+
+
+def row_shape(arm: TrainedArm, card: TapCard) -> tuple[int, ...]:
+    """Shape in which the arm's family sees a row of the tap; (-1,) for one that lies flat."""
+    spatial = family_of(arm.family).inputs in ("maps", "tokens")
+    return (spatial_shape(card) if spatial else None) or (-1,)
+
+
+def scores_of(
+    head: Any, X_ND: npt.NDArray[np.float32], arm: TrainedArm, card: TapCard
+) -> npt.NDArray[np.float32]:
+    """Scores of rows that lie flat, in the order of the arm's classes: as training writes them.
+
+    Raises
+    ------
+    DataError
+        If the head was fitted on rows of another length, or kind of target.
+    """
+    if arm.kind not in ("classes", "labels", "number"):
+        raise DataError(
+            f"task {arm.task!r}: {arm.arm} answers for every place of a map, which no table of predictions holds; "
+            "load the head and ask it for features"
+        )
+    X = X_ND.reshape(len(X_ND), *row_shape(arm, card))
+    asked = head.predict if arm.kind == "number" else head.predict_proba
+    found: npt.NDArray[np.float32] = np.asarray(asked(X), np.float32).reshape(len(X), -1)
+    if found.shape[1] != width_of(arm):
+        raise DataError(
+            f"task {arm.task!r}: {arm.folder}: expected scores of {width_of(arm)} classes, found {found.shape[1]}; "
+            f"run `embedpipe train {arm.task}`"
+        )
+    return found
+
+
+class _Reader:
+    """Features of inputs in the taps of one backbone: from the store where it has them, else computed."""
+
+    def __init__(self, opened: OpenBackbone, inputs: Inputs, batch: int, decode_threads: int) -> None:
+        self.opened, self.inputs, self.decode_threads = opened, inputs, decode_threads
+        source = cast(Source, inputs)  # of which nothing but `read` is asked
+        self.computer = Computer(
+            opened.backbone,
+            opened.device,
+            opened.precision,
+            list(opened.taps.values()),
+            batch,
+            False,
+            [source],
+        )
+        store = opened.features.store
+        self.shapes = {tap: store.tap(tap).row_shape for tap in opened.taps}
+        self.row_nbytes = 4 * sum(math.prod(shape) for shape in self.shapes.values())
+        self.num_computed = self.num_known = 0
+        self._holes = np.zeros(store.num_rows, bool)
+        for tap in opened.taps:
+            self._holes |= store.holes(tap).mask(0, store.num_rows)
+
+    def read(self, chunk: npt.NDArray[np.int64]) -> tuple[dict[str, npt.NDArray[np.float32]], dict[int, str]]:
+        """Features of the inputs at `chunk`, [n, ...] by tap, and why some of them have none."""
+        keys = np.array([np.frombuffer(self.inputs.keys[place] or b"", np.uint8) for place in chunk])
+        _, first, place_of = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+        place_of = place_of.reshape(-1)
+        rows = self.opened.features.store.rows_of(keys[first])
+        known = rows >= 0
+        known[known] = ~self._holes[rows[known]]
+        values = {tap: np.zeros((len(first), *shape), np.float32) for tap, shape in self.shapes.items()}
+        if known.any():
+            for tap, into in values.items():
+                into[known] = self.opened.features.store.read(tap, rows[known])
+        failures = self._compute(np.flatnonzero(~known), chunk[first], values)
+        self.num_known += int(known[place_of].sum())
+        reasons = {
+            int(chunk[n]): failures[int(one)] for n, one in enumerate(place_of) if int(one) in failures
+        }
+        return {tap: into[place_of] for tap, into in values.items()}, reasons
+
+    def _compute(
+        self,
+        unknown: npt.NDArray[np.int64],
+        places: npt.NDArray[np.int64],
+        values: dict[str, npt.NDArray[np.float32]],
+    ) -> dict[int, str]:
+        """Fill the rows `unknown` of `values` from the inputs at `places`; reasons by row where that failed."""
+        if not len(unknown):
+            return {}
+        failures: dict[int, str] = {}
+
+        def write(embedded: Embedded) -> None:
+            failures.update(embedded.failures)
+            rows = embedded.batch.rows[embedded.ok]
+            for tap, found in embedded.values.items():
+                kept = self.opened.rounded(tap, found)
+                values[tap][rows] = kept
+                finite = np.isfinite(kept.reshape(len(kept), -1)).all(axis=1)
+                for row in rows[~finite].tolist():
+                    failures.setdefault(
+                        row, f"features of tap {tap} are not finite in {self.opened.taps[tap].dtype}"
+                    )
+            self.num_computed += len(rows)
+
+        embed(
+            batches_of(unknown, places[unknown], self.computer.batch),
+            lambda place: self.computer.read(0, str(place)),
+            self.computer.engine(tuple(self.opened.taps)),
+            write,
+            decode_threads=self.decode_threads,
+        )
+        return failures
