@@ -78,10 +78,10 @@ def check_agreement(
     error = relative_error(live_ND, cached_ND)
     if not error <= tolerance:
         raise ProbeMismatch(
-            f"{where}: live features of {card.name}/{tap} differ from the cached ones by {error:.2g} (relative L2 over "
-            f"{len(live_ND)} samples, expected within {tolerance:g}): what heads have learnt does not hold for the live "
-            f"model, so nothing is trained from it; run `embedpipe extract {card.name}` with the library versions of "
-            "this run"
+            f"{where}: live features of {card.name}/{tap} differ from the cached ones by {error:.2g} (relative L2 "
+            f"over {len(live_ND)} samples, expected within {tolerance:g}): what heads have learnt does not hold for "
+            f"the live model, so nothing is trained from it; run `embedpipe extract {card.name}` with the library "
+            "versions of this run"
         )
     return Agreement(error, tolerance, len(live_ND))
 

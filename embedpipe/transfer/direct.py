@@ -89,7 +89,9 @@ def mapped(source_NZ: Float, assigned_ZK: Float) -> Float:
     What falls on source classes that are no label is spread over all labels.
     """
     found_NK = source_NZ @ assigned_ZK
-    return found_NK + (1.0 - found_NK.sum(axis=1, keepdims=True)).clip(0.0) / assigned_ZK.shape[1]
+    rest_N1 = np.clip(1.0 - found_NK.sum(axis=1, keepdims=True), 0.0, None)
+    spread_NK: Float = found_NK + rest_N1 / assigned_ZK.shape[1]
+    return spread_NK
 
 
 def leep(source_NZ: Float, codes_N: npt.NDArray[np.int64], num_classes: int) -> float:
