@@ -86,15 +86,17 @@ class Judge:
     Parameters
     ----------
     kind
-        ``classes`` or ``number``.
+        ``classes``, ``multilabel``, ``number`` or ``dense``.
     truth
-        Class codes, or numbers; none missing.
+        As `embedpipe.manifest.kinds` lists it for the kind; every sample is labelled.
     groups
         Group of each sample; None means that each sample is its own. Groups are resampled whole.
     seed
         Of the run; resamples are a pure function of it.
     num_resamples
         1,000 or more, so that a 95 % bound rests on 25 resamples beyond it.
+    box
+        How four numbers are a box, where they are one.
     """
 
     kind: str
@@ -102,6 +104,7 @@ class Judge:
     groups: Sequence[str] | None = None
     seed: int = 0
     num_resamples: int = NUM_RESAMPLES
+    box: str | None = None
     _counts: npt.NDArray[np.uint16] = field(init=False, repr=False)
     _margins: dict[str, float] = field(init=False, repr=False)
 
@@ -145,31 +148,42 @@ class Judge:
         for start in range(0, self.num_resamples, step):
             weights = (self._counts[:, start : start + step] == 0).astype(np.float64)
             with np.errstate(divide="ignore", invalid="ignore"):  # where none was left out
-                parts.append(weighted_metrics(self.kind, self.truth, scores_NK, weights)[metric])
+                parts.append(weighted_metrics(self.kind, self.truth, scores_NK, weights, self.box)[metric])
         return np.concatenate(parts)
 
     def _margins_of_shares(self) -> dict[str, float]:
-        """Clopper-Pearson margin of the metrics that are shares of samples.
+        """Clopper-Pearson margin of the metrics that are shares of samples, or reach 1 where all are right.
 
-        Balanced accuracy and macro F1 weigh classes alike, so each class counts with as many groups as the
-        smallest has: a bound that is never too near.
+        Balanced accuracy, macro F1 and what else is a mean over classes weigh them alike, so each class counts with as
+        many groups as the smallest has: a bound that is never too near.
         """
-        if self.kind != "classes":
+        if self.kind == "number":
             return {}
         groups = np.arange(len(self.truth)) if self.groups is None else np.asarray(self.groups, dtype=str)
-        of_classes = [len(np.unique(groups[self.truth == code])) for code in np.unique(self.truth)]
+        if self.kind == "multilabel":
+            having = [groups[column_N == 1] for column_N in self.truth.T]
+        elif self.kind == "dense":
+            codes = np.unique(self.truth)
+            having = [groups[(self.truth == code).any(axis=1)] for code in codes[codes >= 0]]
+        else:
+            having = [groups[self.truth == code] for code in np.unique(self.truth)]
+        of_classes = [len(np.unique(of_class)) for of_class in having if len(of_class)]
         every = _boundary_margin(len(np.unique(groups)))
-        balanced = _boundary_margin(len(of_classes) * min(of_classes))
+        balanced = _boundary_margin(len(of_classes) * min(of_classes)) if of_classes else every
+        if self.kind == "multilabel":
+            return {"micro_f1": every, "macro_f1": balanced, "map": balanced}
+        if self.kind == "dense":
+            return {"accuracy": every, "macro_f1": balanced, "mean_iou": balanced}
         return {"accuracy": every, "balanced_accuracy": balanced, "macro_f1": balanced}
 
     def _one_draw(self, scores_NK: npt.NDArray[np.floating]) -> dict[str, Array]:
         """Each metric on all samples, followed by each resample."""
         step = max(1, _BLOCK_ENTRIES // len(self.truth))
         blocks = [np.ones((len(self.truth), 1))]
-        parts = [weighted_metrics(self.kind, self.truth, scores_NK, blocks[0])]
+        parts = [weighted_metrics(self.kind, self.truth, scores_NK, blocks[0], self.box)]
         for start in range(0, self.num_resamples, step):
             weights = self._counts[:, start : start + step].astype(np.float64)
-            parts.append(weighted_metrics(self.kind, self.truth, scores_NK, weights))
+            parts.append(weighted_metrics(self.kind, self.truth, scores_NK, weights, self.box))
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 

@@ -164,7 +164,8 @@ def open_evidence(
             f"task {task!r}: no sample of {split!r} has both a target and predictions; "
             f"give that split labels, or run `embedpipe train {task}`"
         )
-    judge = Judge(targets.kind, truth, _groups(Manifest.read(files.manifest), ids), seed)
+    groups = _groups(Manifest.read(files.manifest), ids)
+    judge = Judge(targets.kind, truth, groups, seed, box=targets.spec.box)
     evidence = Evidence(task, about, predictions, split, ids, judge)
     evidence.notes += _missing(about, predictions)
     return evidence

@@ -15,7 +15,19 @@ from embedpipe.evaluate.arms import ROLE_OF_BASELINE
 from embedpipe.params import StrictModel, did_you_mean
 
 # calibration error is reported, and cannot select: an arm that always says the class frequencies has none
-Metric = Literal["accuracy", "balanced_accuracy", "macro_f1", "auroc", "nll", "brier", "r2", "mae"]
+Metric = Literal[
+    "accuracy",
+    "balanced_accuracy",
+    "macro_f1",
+    "micro_f1",
+    "auroc",
+    "nll",
+    "brier",
+    "map",
+    "r2",
+    "mae",
+    "mean_iou",
+]
 
 BASELINES = ("majority", "shuffled_labels", "random_weights", "pixels")
 
@@ -44,7 +56,8 @@ class SelectOptions(StrictModel):
     by: Metric = Field(
         "balanced_accuracy",
         description="Metric that chooses; balanced, so that a frequent class cannot carry an arm. "
-        "A task of the other kind uses its own default: r2 for numbers, balanced_accuracy for classes.",
+        "A task of a kind without it uses that kind's own: balanced_accuracy for classes, map for multilabel, "
+        "r2 for numbers, mean_iou for dense.",
     )
 
 

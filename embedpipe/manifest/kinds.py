@@ -92,7 +92,10 @@ class TargetSpec:
 
     def known(self, truth: Truth) -> npt.NDArray[np.bool_]:
         """Which entries are there, in the shape of `truth`."""
-        there: npt.NDArray[np.bool_] = np.asarray(truth >= 0 if self.is_coded else ~np.isnan(truth))
+        if self.is_coded:
+            coded: npt.NDArray[np.bool_] = truth >= 0
+            return coded
+        there: npt.NDArray[np.bool_] = ~np.isnan(truth)
         return there
 
     def labelled(self, truth: Truth) -> npt.NDArray[np.bool_]:

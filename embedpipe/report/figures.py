@@ -15,10 +15,13 @@ DASH = "–"
 MINUS = "\u2212"
 NARROW_SPACE = "\u202f"
 
-_PERCENT = frozenset({"accuracy", "balanced_accuracy", "macro_f1", "auroc"})
+_PERCENT = frozenset({"accuracy", "balanced_accuracy", "macro_f1", "micro_f1", "auroc", "map", "mean_iou"})
 _LOWER_IS_BETTER = frozenset({"nll", "brier", "ece", "mae"})
 _LABELS = {
     "macro_f1": "macro F1",
+    "micro_f1": "micro F1",
+    "map": "mAP",
+    "mean_iou": "mean IoU",
     "auroc": "AUROC",
     "nll": "NLL",
     "brier": "Brier",

@@ -39,6 +39,9 @@ def code_of_screening() -> str:
         [
             "embedpipe.screen",
             "embedpipe.evaluate.metrics",
+            "embedpipe.evaluate.multilabel",
+            "embedpipe.evaluate.numbers",
+            "embedpipe.evaluate.sums",
             "embedpipe.heads.gram",
             "embedpipe.heads.linear",
             "embedpipe.heads.ridge_path",
