@@ -120,7 +120,7 @@ def predict(
 
 def width_of(arm: TrainedArm) -> int:
     """Columns of an arm's scores."""
-    return len(arm.classes) if arm.kind in ("classes", "labels") else 1
+    return len(arm.classes) if arm.kind in ("classes", "multilabel") else 1
 
 
 def row_shape(arm: TrainedArm, card: TapCard) -> tuple[int, ...]:
