@@ -95,7 +95,7 @@ class TargetSpec:
         if self.is_coded:
             coded: npt.NDArray[np.bool_] = truth >= 0
             return coded
-        there: npt.NDArray[np.bool_] = ~np.isnan(truth)
+        there: npt.NDArray[np.bool_] = np.asarray(~np.isnan(truth), dtype=bool)
         return there
 
     def labelled(self, truth: Truth) -> npt.NDArray[np.bool_]:
