@@ -116,7 +116,7 @@ class AttentiveClassifierHead(_Attentive, DeepClassifierHead):
         Values gathered by all queries together; a multiple of `queries`.
     lr, weight_decay : float
         AdamW's learning rate and decoupled decay.
-    schedule, epochs, patience, batch, standardise, class_weight, random_state
+    schedule, epochs, patience, batch, standardise, class_weight, device, random_state
         As `MlpClassifierHead` has them.
     """
 
@@ -133,6 +133,7 @@ class AttentiveClassifierHead(_Attentive, DeepClassifierHead):
         batch: int = 256,
         standardise: bool = True,
         class_weight: Any = None,
+        device: str = "cpu",
         random_state: int = 0,
     ) -> None:
         self.queries = queries
@@ -145,6 +146,7 @@ class AttentiveClassifierHead(_Attentive, DeepClassifierHead):
         self.batch = batch
         self.standardise = standardise
         self.class_weight = class_weight
+        self.device = device
         self.random_state = random_state
 
 
@@ -153,7 +155,7 @@ class AttentiveRegressorHead(_Attentive, DeepRegressorHead):
 
     Parameters
     ----------
-    queries, width, lr, weight_decay, schedule, epochs, patience, batch, standardise, random_state
+    queries, width, lr, weight_decay, schedule, epochs, patience, batch, standardise, device, random_state
         As `AttentiveClassifierHead` has them.
     """
 
@@ -169,6 +171,7 @@ class AttentiveRegressorHead(_Attentive, DeepRegressorHead):
         patience: int = 10,
         batch: int = 256,
         standardise: bool = True,
+        device: str = "cpu",
         random_state: int = 0,
     ) -> None:
         self.queries = queries
@@ -180,4 +183,5 @@ class AttentiveRegressorHead(_Attentive, DeepRegressorHead):
         self.patience = patience
         self.batch = batch
         self.standardise = standardise
+        self.device = device
         self.random_state = random_state

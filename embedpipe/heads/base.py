@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -84,6 +84,7 @@ class Head(BaseEstimator):  # type: ignore[misc]
         X_val: Any = None,
         y_val: Any = None,
         sample_weight: Any = None,
+        groups: Any = None,
         memory_nbytes: int = MEMORY_NBYTES,
     ) -> list[Self]:
         """Fit one head per candidate on the same rows; see `embedpipe.heads.registry.fit_grid`."""
@@ -96,6 +97,11 @@ class Head(BaseEstimator):  # type: ignore[misc]
         if isinstance(X, Rows):
             X = in_memory(X, memory_nbytes, heads[0].family, cls.streams)
         training = heads[0]._training(X, y, X_val, y_val, cls._weights_or_refuse(sample_weight))
+        training = replace(
+            training,
+            groups=None if groups is None else group_codes(groups, sample_weight),
+            memory_nbytes=memory_nbytes,
+        )
         for head in heads[1:]:
             for name in ("n_features_in_", "feature_names_in_", "classes_"):
                 if hasattr(heads[0], name):
@@ -342,6 +348,16 @@ def grouped(heads: Iterable[Any], *names: str) -> list[list[Any]]:
         key = tuple(_hashable(value) for value in values)
         groups.setdefault(key, []).append(head)
     return list(groups.values())
+
+
+def group_codes(groups: Any, sample_weight: Any = None) -> np.ndarray | None:
+    """Groups of the rows that count, as numbers; None where each row is its own."""
+    names = np.asarray(groups)
+    if sample_weight is not None:
+        names = names[np.asarray(sample_weight) > 0]
+    codes: np.ndarray
+    found, codes = np.unique(names, return_inverse=True)
+    return None if len(found) == len(names) else codes.astype(np.int64)
 
 
 def _hashable(value: Any) -> Any:

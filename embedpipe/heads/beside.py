@@ -1,4 +1,4 @@
-"""Rows of several taps side by side, and rows that are laid out flat seen as maps."""
+"""Rows of several taps side by side, some columns of rows, and rows that are laid out flat seen as maps."""
 
 # n rows; D columns of all taps
 
@@ -41,6 +41,32 @@ class BesideRows:
     def take(self, index: Index) -> Rows:
         """See `Rows`."""
         return BesideRows(tuple(rows.take(index) for rows in self.taps))
+
+
+@dataclass(frozen=True)
+class ColumnRows:
+    """Some of the columns of rows."""
+
+    rows: Rows
+    columns: Index
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """See `Rows`."""
+        return (self.rows.shape[0], len(self.columns))
+
+    def blocks(self) -> Iterator[tuple[slice, np.ndarray]]:
+        """See `Rows`."""
+        for part, block in self.rows.blocks():
+            yield part, block[:, self.columns]
+
+    def gather(self, index: Index) -> np.ndarray:
+        """See `Rows`."""
+        return self.rows.gather(index)[:, self.columns]
+
+    def take(self, index: Index) -> Rows:
+        """See `Rows`."""
+        return ColumnRows(self.rows.take(index), self.columns)
 
 
 @dataclass(frozen=True)

@@ -134,7 +134,7 @@ class ConvClassifierHead(Convolutional, DeepClassifierHead):
         ``mean`` or ``max`` over places.
     lr, weight_decay : float
         AdamW's learning rate and decoupled decay.
-    schedule, epochs, patience, batch, standardise, class_weight, random_state
+    schedule, epochs, patience, batch, standardise, class_weight, device, random_state
         As `MlpClassifierHead` has them.
     """
 
@@ -152,6 +152,7 @@ class ConvClassifierHead(Convolutional, DeepClassifierHead):
         batch: int = 256,
         standardise: bool = True,
         class_weight: Any = None,
+        device: str = "cpu",
         random_state: int = 0,
     ) -> None:
         self.hidden = hidden
@@ -165,6 +166,7 @@ class ConvClassifierHead(Convolutional, DeepClassifierHead):
         self.batch = batch
         self.standardise = standardise
         self.class_weight = class_weight
+        self.device = device
         self.random_state = random_state
 
 
@@ -173,7 +175,7 @@ class ConvRegressorHead(Convolutional, DeepRegressorHead):
 
     Parameters
     ----------
-    hidden, kernel, pool, lr, weight_decay, schedule, epochs, patience, batch, standardise, random_state
+    hidden, kernel, pool, lr, weight_decay, schedule, epochs, patience, batch, standardise, device, random_state
         As `ConvClassifierHead` has them.
     """
 
@@ -190,6 +192,7 @@ class ConvRegressorHead(Convolutional, DeepRegressorHead):
         patience: int = 10,
         batch: int = 256,
         standardise: bool = True,
+        device: str = "cpu",
         random_state: int = 0,
     ) -> None:
         self.hidden = hidden
@@ -202,4 +205,5 @@ class ConvRegressorHead(Convolutional, DeepRegressorHead):
         self.patience = patience
         self.batch = batch
         self.standardise = standardise
+        self.device = device
         self.random_state = random_state

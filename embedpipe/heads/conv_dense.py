@@ -35,6 +35,7 @@ class _Dense(Convolutional):
         patience: int = 10,
         batch: int = 64,
         standardise: bool = True,
+        device: str = "cpu",
         random_state: int = 0,
     ) -> None:
         self.hidden = hidden
@@ -46,6 +47,7 @@ class _Dense(Convolutional):
         self.patience = patience
         self.batch = batch
         self.standardise = standardise
+        self.device = device
         self.random_state = random_state
 
     def _gridded(self, X: Any, y: Any, sample_weight: Any) -> tuple[Rows, np.ndarray, np.ndarray | None]:
@@ -70,7 +72,7 @@ class DenseConvClassifierHead(_Dense, ClassifierHead):
 
     Parameters
     ----------
-    hidden, kernel, lr, weight_decay, schedule, epochs, patience, batch, standardise, random_state
+    hidden, kernel, lr, weight_decay, schedule, epochs, patience, batch, standardise, device, random_state
         As `ConvClassifierHead` has them.
     """
 
@@ -120,7 +122,7 @@ class DenseConvRegressorHead(_Dense, RegressorHead):
 
     Parameters
     ----------
-    hidden, kernel, lr, weight_decay, schedule, epochs, patience, batch, standardise, random_state
+    hidden, kernel, lr, weight_decay, schedule, epochs, patience, batch, standardise, device, random_state
         As `ConvClassifierHead` has them.
     """
 

@@ -134,7 +134,7 @@ class Design:
         """What `work` makes of every piece of centred rows, in order, done by as many threads as BLAS has."""
         pieces = (
             (slice(part.start + at, part.start + at + len(piece)), piece)
-            for part, block in self._blocks(dtype)
+            for part, block in self.blocks(dtype)
             for at in range(0, len(block), piece_rows)
             for piece in [block[at : at + piece_rows]]
         )
@@ -151,12 +151,14 @@ class Design:
             while waiting:
                 yield waiting.popleft().result()
 
-    def _blocks(self, dtype: str) -> Iterator[tuple[slice, np.ndarray]]:
+    def blocks(self, dtype: str, *, keep: bool = True) -> Iterator[tuple[slice, np.ndarray]]:
+        """Centred rows, block by block; kept for the next time where they lie in memory anyway and are not many."""
         if dtype in self._kept:
             yield from self._kept[dtype]
             return
         mean_D = self.scaling.mean.astype(dtype)
-        keep = isinstance(self.rows, ArrayRows) and np.dtype(dtype).itemsize * self.rows.X.size <= KEPT_NBYTES
+        if not isinstance(self.rows, ArrayRows) or np.dtype(dtype).itemsize * self.rows.X.size > KEPT_NBYTES:
+            keep = False
         kept = []
         for part, block in self.rows.blocks():
             centred = block.astype(dtype) - mean_D

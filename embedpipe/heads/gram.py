@@ -308,6 +308,22 @@ class Gram:
             spread_D <= np.maximum(ROUNDING * raw_D, ulps_D),
         )
 
+    def columns(self, name: str, chosen: np.ndarray) -> Gram:
+        """Moments of some of the features, and of the targets of one task, all of whose rows have one."""
+        moments, found = self._moments, self._target(name)
+        assert moments is not None and self._shift_D is not None and found.missing is None
+        some = Gram.of_state(
+            {
+                "shift": self._shift_D[chosen],
+                "weight": moments.weight_F,
+                "sum": moments.sum_FD[:, chosen],
+                "gram": moments.gram_FDD[:, chosen[:, None], chosen],
+            }
+        )
+        sums = {"cross": found.cross_FDK[:, chosen], "sum": found.sum_FK, "square": found.square_FK}
+        some.take_state(name, {"shift": found.shift_K, **sums})
+        return some
+
     def _whole(self, sums_F: np.ndarray) -> np.ndarray:
         """Sum over folds of a large array, kept until rows are added."""
         if id(sums_F) not in self._sums:

@@ -24,13 +24,14 @@ from embedpipe.errors import ShapeError
 from embedpipe.heads.base import WeightedHead, grouped, softmax
 from embedpipe.heads.linear import LinearClassifierHead, LinearRegressorHead, Scaling
 from embedpipe.heads.neural import moments_of, scaling_of
-from embedpipe.heads.rows import Rows, nbytes_of
+from embedpipe.heads.rows import Rows, cut, nbytes_of
+from embedpipe.heads.stored import Targets
 from embedpipe.heads.training import Training
 
 # N rows, D columns, L taps, S strengths, K outputs
 
 KEPT_NBYTES = 512 << 20
-"""Scaled rows up to this many bytes are kept between iterations."""
+"""Scaled rows are kept between iterations up to this many bytes at most."""
 
 
 @dataclass(frozen=True)
@@ -41,19 +42,22 @@ class Problem:
     ----------
     loss : str
         ``softmax``, ``sigmoid`` or ``square``.
-    wanted : float64 array, shape (N, K)
+    wanted : float64 array, or one-hot; shape (N, K)
     weight : float64 array, shape (N,)
         Sums to 1.
     widths : tuple of int
         Columns of each tap.
+    kept_nbytes : int
+        Scaled rows up to so many bytes are kept between iterations.
     """
 
     rows: Rows
     scaling: Scaling
     loss: str
-    wanted: np.ndarray
+    wanted: Targets
     weight: np.ndarray
     widths: tuple[int, ...]
+    kept_nbytes: int = KEPT_NBYTES
 
     def blocks(self) -> Iterator[tuple[slice, np.ndarray]]:
         """Scaled rows, float64."""
@@ -82,7 +86,7 @@ def fit_path(
     -------
     weights (S, D, K), intercepts (S, K), converged (S,), and the number of iterations
     """
-    kept = list(problem.blocks()) if nbytes_of(problem.rows) * 2 <= KEPT_NBYTES else None
+    kept = list(problem.blocks()) if nbytes_of(problem.rows) * 2 <= problem.kept_nbytes else None
     num_columns, num_outputs = sum(problem.widths), problem.wanted.shape[1]
     roots_L = np.sqrt(np.array(problem.widths, dtype=np.float64))
 
@@ -152,7 +156,9 @@ def _error(loss: str, out: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 
 def _intercept(problem: Problem) -> np.ndarray:
     """The optimum without any tap, shape (K,)."""
-    mean_K: np.ndarray = problem.weight @ problem.wanted
+    mean_K = np.zeros(problem.wanted.shape[1])
+    for place in cut(problem.wanted.shape):
+        mean_K += problem.weight[place] @ problem.wanted[place]
     if problem.loss == "softmax":
         mean_K = np.log(mean_K)
     elif problem.loss == "sigmoid":
@@ -218,12 +224,16 @@ class _GroupLasso(WeightedHead):
             mean, std = moments_of(training.y, weight) if training.classes is None else (0.0, 1.0)
             scaling = scaling_of(training.rows, standardise=first.standardise, weight=weight)
             mass_N = np.ones(len(training.y)) if weight is None else weight
-            loss, wanted_NK = "square", ((training.y - mean) / std)[:, None]
+            loss = "square"
+            wanted: Targets = ((training.y - mean) / std)[:, None]
             if training.classes is not None:
                 binary = len(training.classes) == 2
                 loss = "sigmoid" if binary else "softmax"
-                wanted_NK = training.y[:, None].astype(np.float64) if binary else training.onehot_NK
-            problem = Problem(training.rows, scaling, loss, wanted_NK, mass_N / mass_N.sum(), widths)
+                wanted = training.y[:, None].astype(np.float64) if binary else training.onehot
+            kept_nbytes = min(KEPT_NBYTES, training.memory_nbytes // 2)
+            problem = Problem(
+                training.rows, scaling, loss, wanted, mass_N / mass_N.sum(), widths, kept_nbytes
+            )
             shares = [head.strength for head in group]
             weights, bias, converged, num_iter = fit_path(
                 problem, shares, tol=first.tol, max_iter=first.max_iter

@@ -178,7 +178,7 @@ class LayerwiseClassifierHead(_Layerwise, DeepClassifierHead):
         Of attention.
     lr, weight_decay : float
         AdamW's learning rate and decoupled decay.
-    schedule, epochs, patience, batch, standardise, class_weight, random_state
+    schedule, epochs, patience, batch, standardise, class_weight, device, random_state
         As `MlpClassifierHead` has them.
     """
 
@@ -197,6 +197,7 @@ class LayerwiseClassifierHead(_Layerwise, DeepClassifierHead):
         batch: int = 256,
         standardise: bool = True,
         class_weight: Any = None,
+        device: str = "cpu",
         random_state: int = 0,
     ) -> None:
         self.widths = widths
@@ -211,6 +212,7 @@ class LayerwiseClassifierHead(_Layerwise, DeepClassifierHead):
         self.batch = batch
         self.standardise = standardise
         self.class_weight = class_weight
+        self.device = device
         self.random_state = random_state
 
 
@@ -219,7 +221,8 @@ class LayerwiseRegressorHead(_Layerwise, DeepRegressorHead):
 
     Parameters
     ----------
-    widths, fusion, width, queries, lr, weight_decay, schedule, epochs, patience, batch, standardise, random_state
+    widths, fusion, width, queries, lr, weight_decay, schedule, epochs, patience, batch, standardise
+    device, random_state
         As `LayerwiseClassifierHead` has them.
     """
 
@@ -237,6 +240,7 @@ class LayerwiseRegressorHead(_Layerwise, DeepRegressorHead):
         patience: int = 10,
         batch: int = 256,
         standardise: bool = True,
+        device: str = "cpu",
         random_state: int = 0,
     ) -> None:
         self.widths = widths
@@ -250,4 +254,5 @@ class LayerwiseRegressorHead(_Layerwise, DeepRegressorHead):
         self.patience = patience
         self.batch = batch
         self.standardise = standardise
+        self.device = device
         self.random_state = random_state

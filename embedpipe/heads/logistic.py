@@ -5,14 +5,19 @@ Knows nothing of the optimiser, nor of files.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from embedpipe.errors import ConfigError
 from embedpipe.heads.base import softmax
+from embedpipe.heads.device import CPU, on_device
+from embedpipe.heads.device_passes import DeviceLoss
 from embedpipe.heads.path import LinearPathHead, weights_of
 from embedpipe.heads.solver import Loss
+
+if TYPE_CHECKING:
+    import torch
 
 # N rows, G strengths, K classes
 
@@ -61,6 +66,32 @@ class SoftmaxLoss:
         # the softmax is blind to a shift of all K scores: off that direction its curvature is K/(K-1) larger
         factor = self.num_outputs / (self.num_outputs - 1)
         return factor * _p_times_rest(slope_nGK, weights_of(self.weight, part, slope_nGK.dtype))
+
+    def on_device(self, device: torch.device) -> DeviceLoss:
+        import torch
+
+        codes = torch.from_numpy(self.codes).to(device)
+        weight = on_device(self.weight, device)
+
+        def evaluate(scores: torch.Tensor, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
+            code = codes[part][:, None, None].expand(-1, scores.shape[1], 1)
+            scores -= scores.amax(dim=2, keepdim=True)
+            if scores.dtype == torch.float32:
+                scores.clamp_(min=LOWEST)
+            true = scores.gather(2, code)
+            slope = scores.exp_()
+            right = slope.gather(2, code)
+            slope.scatter_(2, code, 0.0)
+            wrong = slope.sum(dim=2, keepdim=True)
+            total = wrong + right
+            slope.div_(total).scatter_(2, code, -wrong / total)
+            losses = torch.where(wrong < right, torch.log1p(wrong / right), total.log() - true)
+            if weight is not None:
+                of_row = weight[part].to(slope.dtype)[:, None, None]
+                losses, slope = losses * of_row, slope * of_row
+            return losses, slope
+
+        return evaluate
 
 
 class SigmoidLoss:
@@ -111,6 +142,26 @@ class SigmoidLoss:
     def curvature(self, slope_nGK: np.ndarray, part: slice | np.ndarray) -> np.ndarray:
         return _p_times_rest(slope_nGK, self._counts(part, slope_nGK.dtype))
 
+    def on_device(self, device: torch.device) -> DeviceLoss:
+        import torch
+
+        has, weight, known = (on_device(one, device) for one in (self.Y_NK, self.weight, self.known_NK))
+        assert has is not None
+
+        def evaluate(scores: torch.Tensor, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
+            sign = torch.where(has[part], -1, 1).to(scores.dtype)[:, None, :]
+            scores *= sign
+            small = torch.exp(-scores.abs())
+            wrong = torch.where(scores < 0, small, 1) / (1 + small)
+            losses, slope = scores.clamp(min=0) + torch.log1p(small), sign * wrong
+            for counts in (None if weight is None else weight[:, None], known):
+                if counts is not None:
+                    of_row = counts[part].to(slope.dtype)[:, None, :]
+                    losses, slope = losses * of_row, slope * of_row
+            return losses, slope
+
+        return evaluate
+
     def _counts(self, part: slice | np.ndarray, dtype: np.dtype[Any]) -> Any:
         counts = weights_of(self.weight, part, dtype)
         return counts if self.known_NK is None else counts * self.known_NK[part][:, None, :]
@@ -150,6 +201,8 @@ class LogisticHead(LinearPathHead):
         Replace columns by as many principal components of the training rows.
     whiten : bool
         Scale the components to unit variance.
+    device : str
+        ``cpu`` or ``cuda``: where the passes over the rows are made.
     multi_class : str
         ``multinomial`` or ``one_vs_rest``.
 
@@ -175,6 +228,7 @@ class LogisticHead(LinearPathHead):
         normalise: bool = False,
         pca: int | None = None,
         whiten: bool = False,
+        device: str = CPU,
     ) -> None:
         super().__init__(
             C,
@@ -185,6 +239,7 @@ class LogisticHead(LinearPathHead):
             normalise=normalise,
             pca=pca,
             whiten=whiten,
+            device=device,
         )
         self.multi_class = multi_class
 

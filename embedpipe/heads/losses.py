@@ -38,6 +38,10 @@ class Wanted:
         """The rows at `place`."""
         return Wanted(self.values[:, place], None if self.weight is None else self.weight[:, place])
 
+    def to(self, device: torch.device) -> Wanted:
+        """The same on another device."""
+        return Wanted(self.values.to(device), None if self.weight is None else self.weight.to(device))
+
     @property
     def count(self) -> float:
         """Number of entries with a label (of rows, where the loss is softmax); at least 1."""

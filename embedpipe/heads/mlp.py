@@ -97,6 +97,8 @@ class MlpClassifierHead(_Perceptron, ClassifierHead):
         Scale columns to unit variance on the training rows.
     class_weight : None, ``balanced`` or dict
         What rows of each class count.
+    device : str
+        ``cpu`` or ``cuda``: where it is trained.
     random_state : int
         Decides initial weights, order, dropout and held-out rows.
     """
@@ -115,6 +117,7 @@ class MlpClassifierHead(_Perceptron, ClassifierHead):
         batch: int = 256,
         standardise: bool = True,
         class_weight: Any = None,
+        device: str = "cpu",
         random_state: int = 0,
     ) -> None:
         self.hidden = hidden
@@ -128,6 +131,7 @@ class MlpClassifierHead(_Perceptron, ClassifierHead):
         self.batch = batch
         self.standardise = standardise
         self.class_weight = class_weight
+        self.device = device
         self.random_state = random_state
 
     def _scores(self, X_ND: np.ndarray) -> np.ndarray:
@@ -158,6 +162,8 @@ class MlpRegressorHead(_Perceptron, RegressorHead):
         Rows a step.
     standardise : bool
         Scale columns to unit variance on the training rows.
+    device : str
+        ``cpu`` or ``cuda``: where it is trained.
     random_state : int
         Decides initial weights, order, dropout and held-out rows.
     """
@@ -175,6 +181,7 @@ class MlpRegressorHead(_Perceptron, RegressorHead):
         patience: int = 10,
         batch: int = 256,
         standardise: bool = True,
+        device: str = "cpu",
         random_state: int = 0,
     ) -> None:
         self.hidden = hidden
@@ -187,6 +194,7 @@ class MlpRegressorHead(_Perceptron, RegressorHead):
         self.patience = patience
         self.batch = batch
         self.standardise = standardise
+        self.device = device
         self.random_state = random_state
 
     def _values(self, X_ND: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ import numpy as np
 from embedpipe.errors import DataError
 from embedpipe.heads.base import WeightedHead, grouped
 from embedpipe.heads.design import Design
+from embedpipe.heads.device import CPU, device_of
 from embedpipe.heads.logistic import SigmoidLoss
 from embedpipe.heads.prepared import PreparedHead
 from embedpipe.heads.ridge_path import ridge_path
@@ -185,6 +186,8 @@ class LogisticLabelsHead(PreparedHead, MultiLabelHead):
         Replace columns by as many principal components of the training rows.
     whiten : bool
         Scale the components to unit variance.
+    device : str
+        ``cpu`` or ``cuda``: where the passes over the rows are made.
 
     Attributes
     ----------
@@ -209,6 +212,7 @@ class LogisticLabelsHead(PreparedHead, MultiLabelHead):
         normalise: bool = False,
         pca: int | None = None,
         whiten: bool = False,
+        device: str = CPU,
     ) -> None:
         self.C = C
         self.standardise = standardise
@@ -217,16 +221,20 @@ class LogisticLabelsHead(PreparedHead, MultiLabelHead):
         self.normalise = normalise
         self.pca = pca
         self.whiten = whiten
+        self.device = device
 
     @classmethod
     def _fit_many(cls, heads: Sequence[Self], training: Training) -> None:
         known_NK = ~np.isnan(training.y)
         loss = SigmoidLoss(training.y == 1, training.weight, None if known_NK.all() else known_NK)
-        for group in grouped(heads, "standardise", "tol", "max_iter"):
+        for group in grouped(heads, "standardise", "tol", "max_iter", "device"):
             first = group[0]
             design = Design.of(training.rows, standardise=first.standardise, weight=training.weight)
             strengths_G = np.array([head.C for head in group], dtype=np.float64)
-            found = minimise(design, loss, strengths_G, tol=first.tol, max_steps=first.max_iter)
+            device = None if first.device == CPU else device_of(first.device, cls.family)
+            found = minimise(
+                design, loss, strengths_G, tol=first.tol, max_steps=first.max_iter, device=device
+            )
             for g, head in enumerate(group):
                 head.coef_, head.intercept_ = design.fold(found.weights[g], found.intercept[g])
                 head.converged_ = bool(found.converged[g])

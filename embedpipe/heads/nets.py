@@ -42,7 +42,8 @@ class Dropout:
         """Factors of hidden units, shape (G, H, B): 0, or what makes up for the others."""
         import torch
 
-        kept = torch.rand((units, rows), generator=self.generator) >= self.rates
+        drawn = torch.rand((units, rows), generator=self.generator).to(self.rates.device)
+        kept = drawn >= self.rates
         return kept / (1.0 - self.rates)
 
 

@@ -13,6 +13,8 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from embedpipe.heads.base import WeightedHead, grouped
+from embedpipe.heads.device import device_of
+from embedpipe.heads.held_out import one_in
 from embedpipe.heads.linear import Scaling
 from embedpipe.heads.losses import LossName
 from embedpipe.heads.nets import Net
@@ -51,6 +53,7 @@ class NeuralHead(WeightedHead):
         "batch",
         "standardise",
         "class_weight",
+        "device",
         "random_state",
     )
     learned_values: ClassVar[tuple[str, ...]] = ("num_epochs_", "best_epoch_", "stopped_")
@@ -58,6 +61,7 @@ class NeuralHead(WeightedHead):
     schedule: str = "constant"
     dropout: float = 0.0
     class_weight: Any = None
+    device: str
     lr: float
     weight_decay: float
     epochs: int
@@ -95,6 +99,8 @@ class NeuralHead(WeightedHead):
                     first.batch,
                     first.random_state,
                 ),
+                device=device_of(first.device, cls.family),
+                memory_nbytes=training.memory_nbytes,
             )
             for head, one in zip(group, fitted, strict=True):
                 head._note(one)
@@ -140,7 +146,6 @@ class Parts:
 def split(training: Training, class_weight: Any, seed: int, *, held_out: bool) -> Parts:
     """Rows to train on and rows to stop on: those given, or one in five held out of training; none if not wanted.
 
-    For classes the rows are held out within each class, and a class keeps at least one row for training.
     Where nothing can be held out `rows_val` is None.
     """
     rows, y, weight = training.rows, training.y, training.weight_of(class_weight)
@@ -150,9 +155,8 @@ def split(training: Training, class_weight: Any, seed: int, *, held_out: bool) -
         mass_N = training.mass_of(class_weight)
         mass = None if mass_N is None else _of_class(y, mass_N)[training.y_val]
         return Parts(rows, y, weight, training.rows_val, training.y_val, mass)
-    order = np.random.default_rng(seed).permutation(len(y))
-    groups = np.zeros_like(order) if training.classes is None or y.ndim > 1 else y[order]
-    held = np.concatenate([order[groups == group][HOLDOUT - 1 :: HOLDOUT] for group in np.unique(groups)])
+    labels = None if training.classes is None or y.ndim > 1 else y
+    held = one_in(HOLDOUT, len(y), labels, training.groups, seed)
     if not len(held):
         return Parts(rows, y, weight)
     out = np.zeros(len(y), dtype=bool)

@@ -11,9 +11,11 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from embedpipe.heads.options import (
     CLASS_WEIGHT,
+    DEVICE,
     JOIN,
     ClassWeights,
     Counts,
+    Devices,
     HeadOptions,
     Join,
     NonNegatives,
@@ -58,6 +60,7 @@ class NeuralOptions(HeadOptions):
         default=(True,), description="Scale columns to unit variance on the training rows; SGD needs it."
     )
     class_weight: ClassWeights = Field(default=(None,), description=CLASS_WEIGHT)
+    device: Devices = Field(default=(None,), description=DEVICE)
 
 
 class SgdOptions(NeuralOptions):
@@ -155,3 +158,26 @@ class GroupLassoOptions(HeadOptions):
 
     def few_shot(self) -> dict[str, tuple[object, ...]]:
         return {**super().few_shot(), "strength": (min(self.strength, key=lambda one: abs(one - 0.1)),)}
+
+
+class GreedyOptions(HeadOptions):
+    """Ridge on taps chosen one after the other; joins the taps of each backbone by default."""
+
+    join: Join = Field(default="taps", description=JOIN)
+    most: Counts = Field(
+        default=(4,), description="Taps to stop at; 4, since the time grows with the cube of their columns."
+    )
+    gain: NonNegatives = Field(
+        default=(1e-3,),
+        description="Stop where no tap adds as much to R² on held-out training samples; 1e-3, above its noise.",
+    )
+    folds: Annotated[
+        tuple[Annotated[int, Field(ge=2)], ...], BeforeValidator(expand), AfterValidator(distinct)
+    ] = Field(
+        default=(5,),
+        description="Parts of the training samples held out in turn; they choose the L2 strength too.",
+    )
+    standardise: Switches = Field(
+        default=(True,), description="Scale columns to unit variance on the training rows."
+    )
+    class_weight: ClassWeights = Field(default=(None,), description=CLASS_WEIGHT)

@@ -83,6 +83,15 @@ ClassWeights = Annotated[
 CLASS_WEIGHT = "Count every class the same in all (balanced) or every sample (null), as it stands by default."
 
 
+Devices = Annotated[
+    tuple[Literal["cpu", "cuda"] | None, ...], BeforeValidator(expand), AfterValidator(distinct)
+]
+DEVICE = (
+    "Where the head is fitted: cpu (null is the same), or cuda; never chosen by itself, since sums differ in their "
+    "last bits."
+)
+
+
 Globs = Annotated[tuple[str, ...], Field(min_length=1)]
 Join = Literal["taps"] | Annotated[tuple[Globs, ...], Field(min_length=1)] | None
 JOIN = (
@@ -159,6 +168,7 @@ class LogisticOptions(HeadOptions):
     normalise: Wishes = Field(default=(None,), description=NORMALISE)
     pca: Components = Field(default=(None,), description=PCA)
     whiten: Wishes = Field(default=(None,), description=WHITEN)
+    device: Devices = Field(default=(None,), description=DEVICE)
 
     def few_shot(self) -> dict[str, tuple[Any, ...]]:
         return {**super().few_shot(), "C": _near(self.C, 0.1)}
@@ -201,6 +211,7 @@ class SvmOptions(HeadOptions):
     normalise: Wishes = Field(default=(None,), description=NORMALISE)
     pca: Components = Field(default=(None,), description=PCA)
     whiten: Wishes = Field(default=(None,), description=WHITEN)
+    device: Devices = Field(default=(None,), description=DEVICE)
 
     def few_shot(self) -> dict[str, tuple[Any, ...]]:
         return {**super().few_shot(), "C": _near(self.C, 0.01)}

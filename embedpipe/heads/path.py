@@ -12,6 +12,7 @@ import numpy as np
 
 from embedpipe.heads.base import WeightedHead, grouped
 from embedpipe.heads.design import Design
+from embedpipe.heads.device import CPU, device_of
 from embedpipe.heads.linear import LinearClassifierHead
 from embedpipe.heads.prepared import PreparedHead
 from embedpipe.heads.solver import Loss, minimise
@@ -25,7 +26,7 @@ class LinearPathHead(PreparedHead, WeightedHead, LinearClassifierHead):
 
     learned_values = ("n_iter_", "objective_")
     streams = True
-    shared: ClassVar[tuple[str, ...]] = ("standardise", "tol", "max_iter", "class_weight")
+    shared: ClassVar[tuple[str, ...]] = ("standardise", "tol", "max_iter", "class_weight", "device")
     """Parameters that heads solved together agree in: all but C."""
     n_iter_: int
     objective_: float
@@ -41,6 +42,7 @@ class LinearPathHead(PreparedHead, WeightedHead, LinearClassifierHead):
         normalise: bool = False,
         pca: int | None = None,
         whiten: bool = False,
+        device: str = CPU,
     ) -> None:
         self.C = C
         self.standardise = standardise
@@ -50,6 +52,7 @@ class LinearPathHead(PreparedHead, WeightedHead, LinearClassifierHead):
         self.normalise = normalise
         self.pca = pca
         self.whiten = whiten
+        self.device = device
 
     def _loss(self, codes: np.ndarray, num_classes: int, weight: np.ndarray | None) -> Loss:
         raise NotImplementedError
@@ -64,7 +67,10 @@ class LinearPathHead(PreparedHead, WeightedHead, LinearClassifierHead):
             # classes count by what they weigh, columns are scaled by how the rows lie
             design = Design.of(training.rows, standardise=first.standardise, weight=training.weight)
             strengths_G = np.array([head.C for head in group], dtype=np.float64)
-            found = minimise(design, loss, strengths_G, tol=first.tol, max_steps=first.max_iter)
+            device = None if first.device == CPU else device_of(first.device, cls.family)
+            found = minimise(
+                design, loss, strengths_G, tol=first.tol, max_steps=first.max_iter, device=device
+            )
             for g, head in enumerate(group):
                 head.coef_, head.intercept_ = design.fold(found.weights[g], found.intercept[g])
                 head.converged_ = bool(found.converged[g])

@@ -42,11 +42,14 @@ class Family:
     inputs : str
         What it learns from: ``rows``; ``maps``; ``tokens``, or maps whose places are tokens; or ``taps``: rows
         of several, with `widths` that tell them apart.
+    holds_out : bool
+        Whether a fit holds training rows out, and so depends on their groups.
     """
 
     options: type[HeadOptions]
     heads: Mapping[str, str]
     inputs: Inputs = "rows"
+    holds_out: bool = False
 
 
 FAMILIES: Mapping[str, Family] = {
@@ -72,6 +75,7 @@ FAMILIES: Mapping[str, Family] = {
             "classes": "embedpipe.heads.sgd:SgdClassifierHead",
             "number": "embedpipe.heads.sgd:SgdRegressorHead",
         },
+        holds_out=True,
     ),
     "mlp": Family(
         neural.MlpOptions,
@@ -79,6 +83,7 @@ FAMILIES: Mapping[str, Family] = {
             "classes": "embedpipe.heads.mlp:MlpClassifierHead",
             "number": "embedpipe.heads.mlp:MlpRegressorHead",
         },
+        holds_out=True,
     ),
     "conv": Family(
         neural.ConvOptions,
@@ -89,6 +94,7 @@ FAMILIES: Mapping[str, Family] = {
             "dense_number": "embedpipe.heads.conv_dense:DenseConvRegressorHead",
         },
         "maps",
+        holds_out=True,
     ),
     "attentive": Family(
         neural.AttentiveOptions,
@@ -97,6 +103,7 @@ FAMILIES: Mapping[str, Family] = {
             "number": "embedpipe.heads.attentive:AttentiveRegressorHead",
         },
         "tokens",
+        holds_out=True,
     ),
     "layerwise": Family(
         neural.LayerwiseOptions,
@@ -105,6 +112,7 @@ FAMILIES: Mapping[str, Family] = {
             "number": "embedpipe.heads.layerwise:LayerwiseRegressorHead",
         },
         "taps",
+        holds_out=True,
     ),
     "group_lasso": Family(
         neural.GroupLassoOptions,
@@ -113,6 +121,15 @@ FAMILIES: Mapping[str, Family] = {
             "number": "embedpipe.heads.group_lasso:GroupLassoRegressorHead",
         },
         "taps",
+    ),
+    "greedy": Family(
+        neural.GreedyOptions,
+        {
+            "classes": "embedpipe.heads.greedy:GreedyClassifierHead",
+            "number": "embedpipe.heads.greedy:GreedyRegressorHead",
+        },
+        "taps",
+        holds_out=True,
     ),
     "lda": Family(opt.LdaOptions, {"classes": "embedpipe.heads.lda:LdaHead"}),
     "centroid": Family(opt.CentroidOptions, {"classes": "embedpipe.heads.centroid:CentroidHead"}),
@@ -243,6 +260,7 @@ def fit_grid(
     X_val: np.ndarray | Rows | None = None,
     y_val: np.ndarray | None = None,
     sample_weight: np.ndarray | None = None,
+    groups: np.ndarray | None = None,
     memory_nbytes: int = MEMORY_NBYTES,
 ) -> list[Head]:
     """Fit one head per candidate, sharing the work that candidates have in common.
@@ -266,6 +284,8 @@ def fit_grid(
         training rows when they are None. No family learns weights from them.
     sample_weight
         Of each training row, 0 or more, as if it stood there that many times; for families that take them.
+    groups
+        Group of each training row: a family that holds rows out within its fit holds groups out whole.
     memory_nbytes
         `Rows` of at most so many bytes are held in memory; more are read by blocks, by families that stream.
 
@@ -300,6 +320,7 @@ def fit_grid(
             X_val=X_val,
             y_val=y_val,
             sample_weight=sample_weight,
+            groups=groups,
             memory_nbytes=memory_nbytes,
         )
     )

@@ -62,6 +62,8 @@ class SgdClassifierHead(_LinearSgd, LinearClassifierHead):
         Scale columns to unit variance on the training rows.
     class_weight : None, ``balanced`` or dict
         What rows of each class count.
+    device : str
+        ``cpu`` or ``cuda``: where it is trained.
     random_state : int
         Decides order and held-out rows.
     """
@@ -77,6 +79,7 @@ class SgdClassifierHead(_LinearSgd, LinearClassifierHead):
         batch: int = 256,
         standardise: bool = True,
         class_weight: Any = None,
+        device: str = "cpu",
         random_state: int = 0,
     ) -> None:
         self.lr = lr
@@ -87,6 +90,7 @@ class SgdClassifierHead(_LinearSgd, LinearClassifierHead):
         self.batch = batch
         self.standardise = standardise
         self.class_weight = class_weight
+        self.device = device
         self.random_state = random_state
 
     def _loss(self, training: Training) -> tuple[LossName, int]:
@@ -118,6 +122,8 @@ class SgdRegressorHead(_LinearSgd, LinearRegressorHead):
         Rows a step.
     standardise : bool
         Scale columns to unit variance on the training rows.
+    device : str
+        ``cpu`` or ``cuda``: where it is trained.
     random_state : int
         Decides order and held-out rows.
     """
@@ -134,6 +140,7 @@ class SgdRegressorHead(_LinearSgd, LinearRegressorHead):
         patience: int = 10,
         batch: int = 256,
         standardise: bool = True,
+        device: str = "cpu",
         random_state: int = 0,
     ) -> None:
         self.lr = lr
@@ -143,6 +150,7 @@ class SgdRegressorHead(_LinearSgd, LinearRegressorHead):
         self.patience = patience
         self.batch = batch
         self.standardise = standardise
+        self.device = device
         self.random_state = random_state
 
     def _take(self, fitted: Fitted, scaling: Scaling, mean: float, std: float) -> None:

@@ -13,11 +13,15 @@ Nocedal and Wright 2006, "Numerical Optimization", algorithm 7.4 (two-loop recur
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from embedpipe.heads.design import Design
+from embedpipe.heads.device_passes import DeviceLoss, DevicePasses
+
+if TYPE_CHECKING:
+    import torch
 
 # N rows, P coordinates and the intercept last, G strengths, K outputs, S sampled rows, n rows of a piece
 
@@ -47,6 +51,9 @@ class Loss(Protocol):
 
     def curvature(self, slope_nGK: np.ndarray, part: slice | np.ndarray) -> np.ndarray:
         """A diagonal of the curvature where the slope is this, shape (n, G, K)."""
+
+    def on_device(self, device: torch.device) -> DeviceLoss:
+        """The same loss, its targets on a device."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +109,13 @@ class _Batch:
 
 
 def minimise(
-    design: Design, loss: Loss, C_G: np.ndarray, *, tol: float = 1e-7, max_steps: int = 3000
+    design: Design,
+    loss: Loss,
+    C_G: np.ndarray,
+    *,
+    tol: float = 1e-7,
+    max_steps: int = 3000,
+    device: torch.device | None = None,
 ) -> Solution:
     """Minimise ``C * sum(loss(Z @ W + b)) + ||W||^2 / 2`` for every C, Z being the rows in coordinates.
 
@@ -119,6 +132,8 @@ def minimise(
         Stop where the duality gap is at most `tol` times the objective, as float64 measures both.
     max_steps
         Give up on a strength after so many steps; `converged` says so.
+    device
+        Where torch makes the passes; None: numpy makes them.
 
     Returns
     -------
@@ -140,17 +155,18 @@ def minimise(
     small = design.num_rows * num_params <= SMALL
     single = [] if small else [("float32", max(0.9 * tol, FLOAT32_TOL))]
     for dtype, goal in [*single, ("float64", tol)]:
-        _Descent(design, loss, dtype).run(W, C, goal, max_steps, result)
+        _Descent(design, loss, dtype, device).run(W, C, goal, max_steps, result)
     return result
 
 
 class _Descent:
     """Steps over passes of one precision."""
 
-    def __init__(self, design: Design, loss: Loss, dtype: str) -> None:
+    def __init__(self, design: Design, loss: Loss, dtype: str, device: torch.device | None) -> None:
         self.design = design
         self.loss = loss
         self.dtype = dtype
+        self.passes = None if device is None else DevicePasses(design, loss.on_device(device), dtype, device)
         # float32 sees no change of the objective below this share of it
         self.noise = 1e-13 if dtype == "float64" else 3e-8
 
@@ -216,6 +232,23 @@ class _Descent:
         flat_MD = np.ascontiguousarray(flat_DM.T, dtype=self.dtype)
         intercept_GK = W_PGK[-1].astype(self.dtype)
 
+        if self.passes is None:
+            value_G, slope_MD, slope_M = self._pass(flat_MD, intercept_GK)
+        else:
+            value_G, slope_MD, slope_M = self.passes.run(flat_MD, intercept_GK)
+        gradient_PGK = np.empty_like(W_PGK)
+        gradient_PGK[:-1] = self.design.gathered(slope_MD.T).reshape(-1, num_strengths, num_outputs)
+        gradient_PGK[-1] = slope_M.reshape(num_strengths, num_outputs)
+        gradient_PGK *= C[:, None]
+        gradient_PGK[:-1] += W_PGK[:-1]
+        return C * value_G + 0.5 * _dot(W_PGK[:-1], W_PGK[:-1]), gradient_PGK
+
+    def _pass(
+        self, flat_MD: np.ndarray, intercept_GK: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Value (G,), slope in the weights (M, D) and in the intercepts (M,), over all rows."""
+        num_strengths, num_outputs = intercept_GK.shape
+
         def work(part: slice, X_nD: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             scores_nGK = (X_nD @ flat_MD.T).reshape(len(X_nD), num_strengths, num_outputs)
             scores_nGK += intercept_GK
@@ -231,12 +264,7 @@ class _Descent:
             value_G += value
             slope_MD += slope
             slope_M += total
-        gradient_PGK = np.empty_like(W_PGK)
-        gradient_PGK[:-1] = self.design.gathered(slope_MD.T).reshape(-1, num_strengths, num_outputs)
-        gradient_PGK[-1] = slope_M.reshape(num_strengths, num_outputs)
-        gradient_PGK *= C[:, None]
-        gradient_PGK[:-1] += W_PGK[:-1]
-        return C * value_G + 0.5 * _dot(W_PGK[:-1], W_PGK[:-1]), gradient_PGK
+        return value_G, slope_MD, slope_M
 
     def diagonal(self, batch: _Batch) -> np.ndarray:
         """The Hessian's diagonal, shape (P, G, K), with the curvature of the sampled rows for that of all."""

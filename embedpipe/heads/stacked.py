@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -17,7 +18,7 @@ import numpy as np
 from embedpipe.heads.losses import LossName, Wanted, errors, losses, wanted_of
 from embedpipe.heads.nets import Dropout, Net
 from embedpipe.heads.optimisers import OPTIMISERS
-from embedpipe.heads.rows import Rows, nbytes_of
+from embedpipe.heads.rows import MEMORY_NBYTES, Rows, nbytes_of
 
 if TYPE_CHECKING:
     import torch
@@ -138,27 +139,44 @@ def train_stack(
     val: Sampled | None,
     recipes: Sequence[Recipe],
     course: Course,
+    *,
+    device: torch.device | None = None,
+    memory_nbytes: int = MEMORY_NBYTES,
 ) -> list[Fitted]:
-    """Train one network per recipe; without validation rows all epochs are made and the last weights kept."""
+    """Train one network per recipe; without validation rows all epochs are made and the last weights kept.
+
+    Parameters
+    ----------
+    device
+        Where the stack is trained; the processor by default. What is drawn at random is drawn on the processor:
+        the same on every device.
+    memory_nbytes
+        A sixteenth of it bounds the rows that are gathered at a time, a quarter the validation rows kept.
+    """
     import torch
 
+    device = device or torch.device("cpu")
     generator = torch.Generator().manual_seed(course.seed)
     # dropout has a stream of its own: a member without it sees the same order as one trained alone
     masks = torch.Generator().manual_seed(course.seed + 1)
-    params = {name: p.expand(len(recipes), *p.shape).clone() for name, p in net.initial(generator).items()}
+    params = {
+        name: p.expand(len(recipes), *p.shape).clone().to(device)
+        for name, p in net.initial(generator).items()
+    }
     lr, decay, rates = (
-        torch.tensor([getattr(recipe, name) for recipe in recipes], dtype=torch.float32)
+        torch.tensor([getattr(recipe, name) for recipe in recipes], dtype=torch.float32, device=device)
         for name in ("lr", "weight_decay", "dropout")
     )
     optimiser = OPTIMISERS[course.optimiser](params, lr, decay, net.decays)
     dropout = Dropout(rates[:, None, None], masks) if bool(rates.any()) else None
-    judge = None if val is None else _Judge(net, loss, num_outputs, val)
+    judge = None if val is None else _Judge(net, loss, num_outputs, val, device, memory_nbytes)
+    read = partial(_batches, train, batch=course.batch, loss=loss, num_outputs=num_outputs)
     race = _Race(params, course)
     steps = math.ceil(train.rows.shape[0] / course.batch) * course.epochs
     step = 0
     for epoch in range(1, course.epochs + 1):
         order = torch.randperm(train.rows.shape[0], generator=generator).numpy()
-        for x, wanted in _batches(train, order, course.batch, loss, num_outputs):
+        for x, wanted in read(order, device=device, most_nbytes=min(CHUNK_NBYTES, memory_nbytes // 16)):
             step += 1
             factor = (
                 0.5 * (1 + math.cos(math.pi * (step - 1) / steps)) if course.schedule == "cosine" else 1.0
@@ -177,16 +195,23 @@ def train_stack(
 
 
 def _batches(
-    train: Sampled, order: np.ndarray, batch: int, loss: LossName, num_outputs: int
+    train: Sampled,
+    order: np.ndarray,
+    *,
+    batch: int,
+    loss: LossName,
+    num_outputs: int,
+    device: torch.device,
+    most_nbytes: int,
 ) -> Iterator[tuple[torch.Tensor, Wanted]]:
     """Rows in `order`, a batch at a time; gathered in chunks of several batches."""
     # targets are laid out as wide as the outputs
     row_nbytes = max(nbytes_of(train.rows) // max(1, train.rows.shape[0]), 4 * num_outputs)
-    chunk = max(1, CHUNK_NBYTES // (row_nbytes * batch)) * batch
+    chunk = max(1, most_nbytes // (row_nbytes * batch)) * batch
     for start in range(0, len(order), chunk):
         index = order[start : start + chunk]
-        x = train.scaled(train.rows.gather(index))
-        wanted = train.wanted(index, loss, num_outputs)
+        x = train.scaled(train.rows.gather(index)).to(device)
+        wanted = train.wanted(index, loss, num_outputs).to(device)
         places = wanted.values.shape[1] // len(index)
         for here in range(0, len(index), batch):
             stop = min(here + batch, len(index))
@@ -196,10 +221,18 @@ def _batches(
 class _Judge:
     """Mean validation loss of every member."""
 
-    def __init__(self, net: Net, loss: LossName, num_outputs: int, val: Sampled) -> None:
-        self.net, self.loss, self.num_outputs, self.val = net, loss, num_outputs, val
+    def __init__(
+        self,
+        net: Net,
+        loss: LossName,
+        num_outputs: int,
+        val: Sampled,
+        device: torch.device,
+        memory_nbytes: int,
+    ) -> None:
+        self.net, self.loss, self.num_outputs, self.val, self.device = net, loss, num_outputs, val, device
         self._kept: list[tuple[torch.Tensor, Wanted]] | None = None
-        if nbytes_of(val.rows) + 4 * num_outputs * val.rows.shape[0] <= KEPT_NBYTES:
+        if nbytes_of(val.rows) + 4 * num_outputs * val.rows.shape[0] <= min(KEPT_NBYTES, memory_nbytes // 4):
             self._kept = list(self._parts())
 
     def losses(self, params: Params) -> torch.Tensor:
@@ -210,17 +243,17 @@ class _Judge:
         mass = 0.0
         with torch.no_grad():
             for x, wanted in self._kept if self._kept is not None else self._parts():
-                total += losses(self.loss, self.net.outputs(params, x), wanted)
+                total += losses(self.loss, self.net.outputs(params, x), wanted).cpu()
                 mass += wanted.mass
         return total / mass
 
     def _parts(self) -> Iterator[tuple[torch.Tensor, Wanted]]:
         for place, block in self.val.rows.blocks():
-            x = self.val.scaled(block)
+            x = self.val.scaled(block).to(self.device)
             for start in range(0, len(block), VALIDATION_ROWS):
                 stop = min(start + VALIDATION_ROWS, len(block))
                 index = slice(place.start + start, place.start + stop)
-                yield x[start:stop], self.val.wanted(index, self.loss, self.num_outputs)
+                yield x[start:stop], self.val.wanted(index, self.loss, self.num_outputs).to(self.device)
 
 
 class _Race:
@@ -239,7 +272,7 @@ class _Race:
     def after(self, epoch: int, params: Params, losses_G: torch.Tensor | None) -> list[int]:
         """Judge an epoch; places in the stack of the members that go on."""
         sums = sum(p.double().sum(dim=tuple(range(1, p.ndim))) for p in params.values())
-        finite = np.isfinite(sums.numpy())  # type: ignore[union-attr]
+        finite = np.isfinite(sums.cpu().numpy())  # type: ignore[union-attr]
         loss = np.full(len(self.members), -float(epoch)) if losses_G is None else losses_G.numpy()
         finite &= np.isfinite(loss)
         better = finite & (loss < self.best_loss[self.members])
@@ -270,7 +303,7 @@ class _Race:
         judged = np.isfinite(self.best_loss) & (self.best_loss >= 0)
         return [
             Fitted(
-                {name: p[member].numpy() for name, p in self.best.items()},
+                {name: p[member].cpu().numpy() for name, p in self.best.items()},
                 int(self.num_epochs[member]),
                 int(self.best_epoch[member]),
                 float(self.best_loss[member]) if judged[member] else math.nan,

@@ -5,12 +5,17 @@ Knows nothing of the optimiser, nor of files.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from embedpipe.heads.device import CPU, on_device
+from embedpipe.heads.device_passes import DeviceLoss
 from embedpipe.heads.path import LinearPathHead, weights_of
 from embedpipe.heads.solver import Loss
+
+if TYPE_CHECKING:
+    import torch
 
 # N rows, G strengths, K classes
 
@@ -36,6 +41,23 @@ class SquaredHingeLoss:
     def curvature(self, slope_nGK: np.ndarray, part: slice | np.ndarray) -> np.ndarray:
         curvature_nGK: np.ndarray = 2 * weights_of(self.weight, part, slope_nGK.dtype) * (slope_nGK != 0)
         return curvature_nGK
+
+    def on_device(self, device: torch.device) -> DeviceLoss:
+        import torch
+
+        positive, weight = (on_device(one, device) for one in (self.positive_NK, self.weight))
+        assert positive is not None
+
+        def evaluate(scores: torch.Tensor, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
+            sign = torch.where(positive[part], 1, -1).to(scores.dtype)[:, None, :]
+            short = (1 - sign * scores).clamp(min=0)
+            losses, slope = short.square(), -2 * sign * short
+            if weight is not None:
+                of_row = weight[part].to(slope.dtype)[:, None, None]
+                losses, slope = losses * of_row, slope * of_row
+            return losses, slope
+
+        return evaluate
 
 
 class SvmHead(LinearPathHead):
@@ -64,6 +86,8 @@ class SvmHead(LinearPathHead):
         Replace columns by as many principal components of the training rows.
     whiten : bool
         Scale the components to unit variance.
+    device : str
+        ``cpu`` or ``cuda``: where the passes over the rows are made.
 
     Attributes
     ----------
@@ -90,6 +114,7 @@ class SvmHead(LinearPathHead):
         normalise: bool = False,
         pca: int | None = None,
         whiten: bool = False,
+        device: str = CPU,
     ) -> None:
         super().__init__(
             C,
@@ -100,6 +125,7 @@ class SvmHead(LinearPathHead):
             normalise=normalise,
             pca=pca,
             whiten=whiten,
+            device=device,
         )
 
     def _loss(self, codes: np.ndarray, num_classes: int, weight: np.ndarray | None) -> Loss:

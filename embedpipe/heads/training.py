@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from embedpipe.errors import ConfigError
-from embedpipe.heads.rows import Rows, array_of
+from embedpipe.heads.rows import MEMORY_NBYTES, Rows, array_of
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,10 @@ class Training:
         Rows for early stopping, in the same terms; rows of classes unseen in training are dropped.
     weight : float64 array or None, shape (N,)
         Of each row, above 0: as if it stood there that many times.
+    groups : int64 array or None, shape (N,)
+        Rows that belong together are held out together, by a family that holds rows out within its fit.
+    memory_nbytes : int
+        What a fit may hold of rows that do not lie in memory, copies of them included.
     """
 
     rows: Rows
@@ -59,6 +63,8 @@ class Training:
     rows_val: Rows | None = None
     y_val: np.ndarray | None = None
     weight: np.ndarray | None = None
+    groups: np.ndarray | None = None
+    memory_nbytes: int = MEMORY_NBYTES
 
     @property
     def X_ND(self) -> np.ndarray:

@@ -91,7 +91,7 @@ def fit_full(folder: Path, unit: Unit, rows: Rows, samples: TaskSamples, how: Ho
     """Fit the grid on train, score every candidate on validation, keep the best one."""
     train, val = samples.train, samples.val
     rows_val, y_val = rows.take(val), samples.truth[val]
-    heads = _fit(unit, unit.candidates, rows.take(train), samples.truth[train], samples, how, rows_val, y_val)
+    heads = _fit(unit, unit.candidates, rows, train, samples, how, rows_val=rows_val, y_val=y_val)
     candidates: list[dict[str, Any]] = []
     outputs = _outputs(heads, rows_val, samples)
     outputs[[head.failure_ is not None for head in heads]] = np.nan  # which no selection takes
@@ -132,7 +132,7 @@ def fit_few(
         inner = _inner_metrics(unit, rows, samples, labelled, how)
         best = best_of(inner, metric) if inner else 0
         params = unit.few_shot[best or 0]
-        heads += _fit(unit, [params], rows.take(labelled), samples.truth[labelled], samples, how)
+        heads += _fit(unit, [params], rows, labelled, samples, how)
         about.append(
             {
                 "params": params,
@@ -164,10 +164,9 @@ def fit_shuffled(
     which takes the label that the shuffle happens to give it most.
     """
     heads = []
-    train = rows.take(samples.train)
     for shuffle in range(num_shuffles):
         shuffled = np.random.default_rng([how.seed, 2, shuffle]).permutation(samples.truth[samples.train])
-        heads += _fit(unit, [dict(params)], train, shuffled, samples, how)
+        heads += _fit(unit, [dict(params)], rows, samples.train, samples, how, y=shuffled)
     _keep(folder, {"params": dict(params)}, _outputs(heads, rows.take(samples.predicted), samples))
 
 
@@ -245,7 +244,7 @@ def _inner_metrics(
     pooled = np.zeros((len(unit.few_shot), len(labelled), _width(samples)), np.float32)
     for held in folds:
         kept = np.setdiff1d(np.arange(len(labelled)), held)
-        heads = _fit(unit, unit.few_shot, rows.take(labelled[kept]), codes[kept], samples, how)
+        heads = _fit(unit, unit.few_shot, rows, labelled[kept], samples, how)
         pooled[:, held] = _outputs(heads, rows.take(labelled[held]), samples)
         pooled[[head.failure_ is not None for head in heads]] = np.nan
     return [_finite(point_metrics(samples.kind, codes, scores)) for scores in pooled]
@@ -255,24 +254,29 @@ def _fit(
     unit: Unit,
     candidates: Sequence[dict[str, Any]],
     rows: Rows,
-    y: npt.NDArray[Any],
+    index: Index,
     samples: TaskSamples,
     how: How,
+    *,
+    y: npt.NDArray[Any] | None = None,
     rows_val: Rows | None = None,
     y_val: npt.NDArray[Any] | None = None,
 ) -> list[Any]:
+    """Fit candidates on the samples at `index`, of which `rows` are the features of all."""
     maps = registry.head_class(unit.family, samples.kind).maps
+    some = rows.take(index)
     try:
         return list(
             registry.fit_grid(
                 unit.family,
                 [{**one, **unit.fixed} for one in candidates],
-                rows if maps else flat(rows),
-                y,
+                some if maps else flat(some),
+                samples.truth[index] if y is None else y,
                 kind=samples.kind,
                 seed=how.seed,
                 X_val=rows_val if maps or rows_val is None else flat(rows_val),
                 y_val=y_val,
+                groups=samples.groups[index],
                 memory_nbytes=how.memory_nbytes,
             )
         )

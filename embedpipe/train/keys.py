@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from embedpipe.heads import registry
 from embedpipe.heads.rows import Rows
 from embedpipe.train.memo import code_digest
 from embedpipe.train.plan import Unit
@@ -86,7 +87,9 @@ class Keys:
         return {**self._common, "features": features, "fit": "screen", "groups": self._groups}
 
     def _of(self, unit: Unit, features: str, **more: Any) -> dict[str, Any]:
-        seen = {"fixed": unit.fixed, "row_shape": list(unit.row_shape or ())}
+        seen: dict[str, Any] = {"fixed": unit.fixed, "row_shape": list(unit.row_shape or ())}
+        if registry.family_of(unit.family).holds_out:
+            seen["groups"] = self._groups
         return {**self._common, "features": features, "family": unit.family, **seen, **more}
 
 

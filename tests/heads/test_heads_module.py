@@ -85,7 +85,7 @@ def test_the_module_gives_the_heads_own_numbers(features, family, params):
 def test_the_module_gives_the_probability_of_each_label(features, family, params):
     X, codes = features(60, 24, 4)
     Y = np.stack([codes == 0, codes > 1], axis=1).astype(float)
-    head = fitted(family, params, X, Y, "labels")
+    head = fitted(family, params, X, Y, "multilabel")
     np.testing.assert_allclose(answers(head, X), head.predict_proba(X), atol=2e-5)
 
 
@@ -100,13 +100,13 @@ def test_the_module_of_a_head_on_maps_gives_what_it_predicts(features, family, k
     np.testing.assert_allclose(answers(head, X), wanted, atol=2e-5)
 
 
-@pytest.mark.parametrize("kind", ["dense_classes", "dense_number"])
+@pytest.mark.parametrize("kind", ["dense", "dense_number"])
 def test_the_module_of_a_dense_head_gives_every_place(features, kind):
     X, _ = features(20, 3 * 4 * 2, 3)
     X = X.reshape(-1, 3, 4, 2)
-    y = (X[:, 0] > np.median(X[:, 0])).astype(np.int64 if kind == "dense_classes" else float)
+    y = (X[:, 0] > np.median(X[:, 0])).astype(np.int64 if kind == "dense" else float)
     head = fitted("conv", {"epochs": 2, "patience": 0}, X, y, kind)
-    wanted = head.predict_proba(X) if kind == "dense_classes" else head.predict(X)
+    wanted = head.predict_proba(X) if kind == "dense" else head.predict(X)
     np.testing.assert_allclose(answers(head, X), wanted, atol=2e-5)
 
 

@@ -108,7 +108,7 @@ def test_few_shot_takes_one_of_the_users_own_values():
 
 def test_families_say_which_targets_they_can_learn():
     able = {family for family in FAMILIES if supports(family, "number")}
-    assert able == {"ridge", "sgd", "mlp", "conv", "attentive", "layerwise", "group_lasso", "knn"}
+    assert able == {"ridge", "sgd", "mlp", "conv", "attentive", "layerwise", "group_lasso", "greedy", "knn"}
     assert all(supports(family, "classes") for family in FAMILIES)
     assert supports("sklearn:svm.SVR", "number") and not supports("sklearn:svm.SVR", "classes")
     with pytest.raises(

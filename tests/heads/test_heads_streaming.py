@@ -17,6 +17,7 @@ GRIDS = {
     "svm": [{"C": 0.01}],
     "lda": [{"shrinkage": 0.1}, {"standardise": False}],
     "centroid": [{"metric": "euclidean"}, {"metric": "cosine"}],
+    "greedy": [{"widths": (4, 8)}, {"widths": (4, 8), "class_weight": "balanced", "most": 1}],
 }
 
 
@@ -42,7 +43,7 @@ class FarRows:
 
 
 def test_every_convex_family_that_streams_is_tried_here():
-    convex = ("ridge", "logistic", "svm", "lda", "centroid", "knn")
+    convex = ("ridge", "logistic", "svm", "lda", "centroid", "knn", "greedy")
     assert [name for name in convex if head_class(name, "classes").streams] == list(GRIDS)
     assert set(convex) <= set(FAMILIES)
 
