@@ -14,7 +14,7 @@ from pathlib import Path
 
 from embedpipe.backbones import BackboneOptions
 from embedpipe.errors import ConfigError
-from embedpipe.extract.blocks import compute_block, make_task
+from embedpipe.extract.blocks import PlannedBlock, compute_block
 from embedpipe.extract.earlier import EarlierStore
 from embedpipe.extract.options import ExtractOptions, seconds_of
 from embedpipe.extract.pipeline import Embedded, StepTimes
@@ -23,7 +23,7 @@ from embedpipe.extract.session import open_session
 from embedpipe.extract.spool import SegmentTask, is_spooled, spool_folder
 from embedpipe.extract.stopping import Stopping
 from embedpipe.extract.verdict import shares_text
-from embedpipe.manifest.table import Manifest
+from embedpipe.manifest.listed import ListedSamples
 from embedpipe.progress import Progress, silent
 from embedpipe.sources.base import Source
 
@@ -59,7 +59,7 @@ def extract_task(
     name: str,
     options: BackboneOptions,
     extract: ExtractOptions,
-    datasets: Sequence[tuple[Manifest, Source]],
+    datasets: Sequence[tuple[ListedSamples, Source]],
     *,
     root: Path,
     source_dir: Path,
@@ -84,11 +84,17 @@ def extract_task(
         plan = session.plan()
         session.check_disk(plan)
         group, batch, computer = session.group, session.batch, session.computer
-        blocks = [make_task(group, plan, block, session.wanted, batch) for block in plan.blocks]
+        digests, mine = [], []
+        for block in plan.blocks:
+            planned = PlannedBlock.of(group, plan, block, batch)
+            digests.append(planned.digest)
+            if block.index % task.count == task.number - 1:
+                mine.append(planned)
         failures = Failures(session.wanted, extract.max_failed, name)
     folder = spool_folder(group.path)
-    mine = [block for block in blocks[task.number - 1 :: task.count] if not is_spooled(folder, block.digest)]
-    total, done, times = sum(block.num_rows for block in mine), 0, StepTimes()
+    num_mine = len(mine)
+    mine = [planned for planned in mine if not is_spooled(folder, planned.digest)]
+    total, done, times = sum(planned.num_rows for planned in mine), 0, StepTimes()
     after_s = None if extract.stop_after is None else seconds_of(extract.stop_after)
 
     def on_batch(embedded: Embedded, segment: SegmentTask) -> None:
@@ -98,9 +104,9 @@ def extract_task(
         progress(done, total, "samples", shares_text(times))
 
     with Stopping(after_s) as stopping:
-        for block in mine:
+        for planned in mine:
             compute_block(
-                block,
+                planned.task(plan, session.wanted),
                 computer,
                 folder,
                 decode_threads=extract.decode_threads,
@@ -112,11 +118,11 @@ def extract_task(
             )
             if stopping.due() and done < total:
                 raise stopping.error(f"{name}, task {task}", done, total)
-    num_left = sum(not is_spooled(folder, block.digest) for block in blocks)
+    num_left = sum(not is_spooled(folder, digest) for digest in digests)
     if num_left and folder.exists():  # it is gone where another task has committed meanwhile
         say(
-            f"{name}: task {task} has spooled its {len(blocks[task.number - 1 :: task.count]):,} blocks; "
-            f"{num_left:,} of {len(blocks):,} are still to come from other tasks, and the last of them commits all"
+            f"{name}: task {task} has spooled its {num_mine:,} blocks; "
+            f"{num_left:,} of {len(digests):,} are still to come from other tasks, and the last of them commits all"
         )
         return None
     return extract_backbone(

@@ -6,16 +6,18 @@ Knows nothing of who else computes, or of commits.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from embedpipe.extract.computer import Computer
 from embedpipe.extract.pipeline import Batch, Embedded, StepTimes, embed
 from embedpipe.extract.samples import WantedSamples
 from embedpipe.extract.spool import BlockSpool, BlockTask, SegmentTask, binding_of
 from embedpipe.store.group import Group
+from embedpipe.store.join import row_keys
+from embedpipe.store.journal import Binding
 from embedpipe.store.plan import Block, GrowthPlan
 
 
@@ -27,20 +29,57 @@ def batches_of(rows: np.ndarray, samples: np.ndarray, batch: int) -> Iterator[Ba
 
 def make_task(group: Group, plan: GrowthPlan, block: Block, wanted: WantedSamples, batch: int) -> BlockTask:
     """A block with the locators of its samples."""
-    keys = group.block_keys(plan, block)
-    segments = []
-    for segment in block.segments:
-        chosen = plan.wanted_of_row[segment.rows]
-        segments.append(
-            SegmentTask(
-                segment.rows,
-                segment.taps,
-                wanted.source_index[chosen],
-                tuple(map(str, wanted.locators[chosen])),
-                tuple(map(str, wanted.names[chosen])),
-            )
-        )
-    return BlockTask(binding_of(plan, block, keys, batch), keys, tuple(segments))
+    return PlannedBlock.of(group, plan, block, batch).task(plan, wanted)
+
+
+@dataclass(frozen=True)
+class PlannedBlock:
+    """A block whose samples are looked up only when it is computed, also after the group was let go.
+
+    Attributes
+    ----------
+    old_keys : uint8 array
+        Keys of its rows that were there when it was planned, as `row_keys` gives them.
+    """
+
+    index: int
+    num_rows: int
+    binding: Binding
+    old_keys: np.ndarray
+
+    @classmethod
+    def of(cls, group: Group, plan: GrowthPlan, block: Block, batch: int) -> PlannedBlock:
+        keys = group.block_keys(plan, block)
+        num_old = min(max(plan.num_rows_before, block.start), block.stop) - block.start
+        binding = binding_of(plan, block, keys, batch)
+        return cls(block.index, block.num_rows, binding, keys[:num_old].copy())
+
+    @property
+    def digest(self) -> str:
+        return self.binding.plan
+
+    def task(self, plan: GrowthPlan, wanted: WantedSamples) -> BlockTask:
+        """The block with all that computing it needs."""
+        block = plan.blocks[self.index]
+        start = block.start + len(self.old_keys)
+        new_keys = row_keys(plan.keys_between(start, block.stop), plan.parts_between(start, block.stop))
+        keys = np.concatenate([self.old_keys, new_keys])
+        segments = tuple(segment_task(wanted, plan, one.rows, one.taps) for one in block.segments)
+        return BlockTask(self.binding, keys, segments)
+
+
+def segment_task(
+    wanted: WantedSamples, plan: GrowthPlan, rows: np.ndarray, taps: tuple[str, ...]
+) -> SegmentTask:
+    """Rows of a segment with where each is read."""
+    chosen = plan.wanted_of_row[rows]
+    return SegmentTask(
+        rows,
+        taps,
+        wanted.source_index(chosen),
+        tuple(wanted.locators(chosen)),
+        tuple(wanted.names(chosen)),
+    )
 
 
 def compute_block(
@@ -87,9 +126,6 @@ def _compute_segment(
 ) -> None:
     places = np.arange(len(segment.rows))
 
-    def read(index: int) -> torch.Tensor:
-        return computer.read(int(segment.sources[index]), segment.locators[index])
-
     def write(embedded: Embedded) -> None:
         on_batch(embedded, segment)
         ok = embedded.ok
@@ -98,7 +134,7 @@ def _compute_segment(
 
     embed(
         batches_of(segment.rows[done:], places[done:], computer.batch),
-        read,
+        computer.reader(segment.sources, segment.locators),
         computer.engine(segment.taps),
         write,
         decode_threads=decode_threads,

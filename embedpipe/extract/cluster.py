@@ -67,7 +67,7 @@ class DaskBlocks:
         self._folder = spool_folder(group)
         self._desk = group.parent / f"{session.name}.dask"
         self._token = f"embedpipe-{uuid.uuid4().hex}"
-        self._upcoming = deque(plan.blocks)
+        self._upcoming = iter(plan.blocks)
         self._flying: deque[tuple[Block, str, Future[Computed | Exception] | None]] = deque()
         self._sent: Counter[str] = Counter()
         self._done_of: dict[str, int] = {}
@@ -110,7 +110,7 @@ class DaskBlocks:
         self._fill()
         while True:
             expected, digest, future = self._flying[0]
-            assert expected is block
+            assert expected.index == block.index
             while future is not None and future.status == "pending":
                 self._look(done)
                 time.sleep(POLL_S)
@@ -190,8 +190,7 @@ class DaskBlocks:
     def _fill(self) -> None:
         """Send blocks until two a worker are in flight: the next one is there when a worker has finished."""
         session = self._session
-        while self._upcoming and len(self._flying) < self._window():
-            block = self._upcoming.popleft()
+        while len(self._flying) < self._window() and (block := next(self._upcoming, None)) is not None:
             task = make_task(session.group, self._plan, block, session.wanted, session.batch)
             if is_spooled(self._folder, task.digest):
                 self._flying.append((block, task.digest, None))

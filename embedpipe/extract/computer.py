@@ -5,9 +5,10 @@ One is opened for each run; knows nothing of stores.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 
 from embedpipe.backbones.backbone import Backbone
@@ -43,6 +44,10 @@ class Computer:
         image = self.sources[source].read(locator)
         assert not isinstance(image, str)
         return self.backbone.pixels(image)
+
+    def reader(self, sources: np.ndarray, locators: Sequence[str]) -> Callable[[int], torch.Tensor]:
+        """`read` of the i-th of several samples."""
+        return lambda index: self.read(int(sources[index]), locators[index])
 
     def engine(self, taps: Sequence[str]) -> Engine:
         """The device with the backbone down to the deepest of `taps`, and their reductions."""

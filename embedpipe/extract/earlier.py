@@ -118,7 +118,7 @@ def _num_complete(
     tap_names: Sequence[str],
 ) -> int:
     plan = group.plan(wanted_keys, wanted_parts, [name for name in tap_names if name in group.taps])
-    return len(np.unique(plan.rows_of_wanted)) - plan.num_rows_to_compute
+    return plan.num_samples - plan.num_rows_to_compute
 
 
 def _was_ours(group: Group, contents: Contents, taps: dict[str, TapState]) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from embedpipe.extract.blocks import batches_of
+from embedpipe.extract.blocks import batches_of, segment_task
 from embedpipe.extract.pipeline import embed
 from embedpipe.extract.saved import read_saved
 from embedpipe.extract.session import DISK_FACTOR, Session
@@ -77,7 +77,7 @@ class Estimate:
 def estimate(session: Session) -> Estimate:
     """Plan, and calibrate on the first samples that are missing. Stores nothing."""
     plan = session.plan()
-    num_samples = len(np.unique(plan.rows_of_wanted))
+    num_samples = plan.num_samples
     rate = _calibrate(session, plan) if plan.num_rows_to_compute else None
     saved = read_saved(session.group.path.parent, session.name)
     row_nbytes = {tap.name: tap.row_nbytes for tap in plan.taps}
@@ -137,11 +137,13 @@ def _calibrate(session: Session, plan: GrowthPlan) -> float:
     segment = plan.blocks[0].segments[0]
     size = session.batch
     rows = segment.rows[: size * CALIBRATION_BATCHES]
-    batches = list(batches_of(rows, plan.wanted_of_row[rows], size))
+    task = segment_task(session.wanted, plan, rows, segment.taps)
+    batches = list(batches_of(rows, np.arange(len(rows)), size))
     times = None
     for _ in range(2):  # the first round warms caches and kernels up
         times = embed(
-            batches, session.read, session.engine(segment.taps), lambda embedded: None,
+            batches, session.computer.reader(task.sources, task.locators), session.engine(segment.taps),
+            lambda embedded: None,
             decode_threads=session.extract.decode_threads,
         )  # fmt: skip
     assert times is not None

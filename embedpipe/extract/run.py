@@ -19,7 +19,7 @@ import numpy as np
 
 from embedpipe.backbones import BackboneOptions
 from embedpipe.errors import Stopped, TooManyFailed
-from embedpipe.extract.blocks import batches_of
+from embedpipe.extract.blocks import batches_of, segment_task
 from embedpipe.extract.cluster import DaskBlocks
 from embedpipe.extract.earlier import EarlierStore
 from embedpipe.extract.options import ExtractOptions, seconds_of
@@ -27,12 +27,13 @@ from embedpipe.extract.pipeline import Embedded, StepTimes, embed
 from embedpipe.extract.samples import WantedSamples
 from embedpipe.extract.saved import Saved, add_saved
 from embedpipe.extract.session import Session, open_session
-from embedpipe.extract.spool import binding_of, clear_spool, spool_folder, take_over
+from embedpipe.extract.spool import SegmentTask, binding_of, clear_spool, spool_folder, take_over
 from embedpipe.extract.stopping import Stopping
 from embedpipe.extract.verdict import Verdict, judge, shares_text
-from embedpipe.manifest.table import Manifest
+from embedpipe.manifest.listed import ListedSamples
 from embedpipe.progress import Progress, silent
 from embedpipe.sources.base import Source
+from embedpipe.store.holes import Holes
 from embedpipe.store.plan import GrowthPlan
 from embedpipe.store.publishing import publish
 
@@ -77,7 +78,7 @@ def extract_backbone(
     name: str,
     options: BackboneOptions,
     extract: ExtractOptions,
-    datasets: Sequence[tuple[Manifest, Source]],
+    datasets: Sequence[tuple[ListedSamples, Source]],
     *,
     root: Path,
     source_dir: Path,
@@ -141,7 +142,7 @@ def extract_backbone(
             )
         group = session.group
         clear_spool(spool_folder(group.path), say)
-        failed = failed_samples(session.wanted, group.taps[session.tap_names[0]].holes, plan.rows_of_wanted)
+        failed = failed_samples(session.wanted, group.taps[session.tap_names[0]].holes, whole)
         publish(
             group,
             session.tap_names,
@@ -149,7 +150,7 @@ def extract_backbone(
             {"card.json": _json_bytes(session.card()), "failed.csv": _failed_csv(failed)},
         )
         session.remember()
-        num_samples = len(np.unique(plan.rows_of_wanted))
+        num_samples = whole.num_samples
         num_embedded = (
             times.num_samples - failures.num_computed
         )  # a resumed run does not count what the journal held
@@ -196,19 +197,20 @@ def _run_blocks(
                     progress(done, total, "samples")
                     if not len(rows):
                         continue
+                    task = segment_task(session.wanted, plan, rows, segment.taps)
 
-                    def write(embedded: Embedded) -> None:
+                    def write(embedded: Embedded, task: SegmentTask = task) -> None:
                         nonlocal done
                         failures.add(embedded.failures, plan)
                         batch, ok = embedded.batch, embedded.ok
-                        names = session.wanted.names[batch.samples[ok]]
+                        names = [task.names[i] for i in batch.samples[ok].tolist()]
                         writer.append(batch.rows[ok], embedded.values, embedded.failures, names=names)
                         done += len(batch.rows)
                         progress(done, total, "samples", shares_text(times))
 
                     embed(
-                        batches_of(rows, plan.wanted_of_row[rows], session.batch),
-                        session.read,
+                        batches_of(rows, np.arange(len(rows)), session.batch),
+                        session.computer.reader(task.sources, task.locators),
                         session.engine(segment.taps),
                         write,
                         decode_threads=options.decode_threads,
@@ -237,8 +239,9 @@ class Failures:
 
     def add(self, failed: Mapping[int, str], plan: GrowthPlan, *, computed: bool = True) -> None:
         self.num_computed += len(failed) if computed else 0
-        for row, reason in failed.items():
-            self._reasons[str(self._wanted.names[plan.wanted_of_row[row]])] = reason
+        rows = np.fromiter(failed, np.int64, len(failed))
+        names = self._wanted.names(plan.wanted_of_row[rows])
+        self._reasons.update(zip(names, failed.values(), strict=True))
         if len(self._reasons) > self._max_failed * len(self._wanted):
             some = "; ".join(f"{name}: {reason}" for name, reason in list(self._reasons.items())[:3])
             raise TooManyFailed(
@@ -248,12 +251,13 @@ class Failures:
             )
 
 
-def failed_samples(wanted: WantedSamples, holes: Any, rows_of_wanted: np.ndarray) -> list[tuple[str, str]]:
+def failed_samples(wanted: WantedSamples, holes: Holes, plan: GrowthPlan) -> list[tuple[str, str]]:
     """Wanted samples that stand in a hole of the store, with the reason, in manifest order."""
     if not len(holes):
         return []
-    bad = np.flatnonzero(np.isin(rows_of_wanted, np.fromiter(holes, dtype=np.int64)))
-    return [(str(wanted.names[i]), holes[int(rows_of_wanted[i])]) for i in bad]
+    bad = np.flatnonzero(holes.mask(0, plan.num_rows_after)[plan.rows_of_wanted])
+    reasons = [holes[row] for row in plan.rows_of_wanted[bad].tolist()]
+    return list(zip(wanted.names(bad), reasons, strict=True))
 
 
 def _failed_csv(failed: Sequence[tuple[str, str]]) -> bytes:

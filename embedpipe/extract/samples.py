@@ -2,44 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from embedpipe.errors import DataError
-from embedpipe.manifest.table import Manifest
+from embedpipe.manifest.listed import ListedSamples
 from embedpipe.sources.base import Source
+
+Indices = np.ndarray[Any, np.dtype[np.integer[Any]]]
 
 
 @dataclass(frozen=True)
 class WantedSamples:
     """What one backbone embeds of all data sets, in manifest order: n rows, one a sample or one a part of it.
 
+    Keys are in memory; names and locators are read for those that are asked for.
+
     Attributes
     ----------
     keys : uint8 array, shape (n, 16)
     parts : int32 array, shape (n,)
         Part number of each row: 0 where a sample is one row, the number of the window or crop else.
-    names : str array, shape (n,)
-        ``<data set>/<sample_id>``, for messages.
     sources : tuple of Source
-    locators, source_index : object array, int64 array, shape (n,)
-        Where each is read, and by which source.
+        One a data set.
+    listed : tuple of ListedSamples
+    starts : int64 array, shape (number of data sets + 1,)
+        Of each data set among the samples.
     """
 
     keys: np.ndarray
     parts: np.ndarray
-    names: np.ndarray
     sources: tuple[Source, ...]
-    locators: np.ndarray
-    source_index: np.ndarray
+    listed: tuple[ListedSamples, ...]
+    starts: np.ndarray
 
     def __len__(self) -> int:
-        return len(self.names)
+        return int(self.starts[-1])
+
+    def source_index(self, samples: Indices) -> np.ndarray:
+        """Which source reads each. int64, shape of `samples`."""
+        return np.searchsorted(self.starts, samples, side="right") - 1
+
+    def locators(self, samples: Indices) -> list[str]:
+        """Where each is read, by its source."""
+        return self._each(samples, lambda listed, local: listed.take("locator", local))
+
+    def names(self, samples: Indices) -> list[str]:
+        """``<data set>/<sample_id>`` of each, for messages."""
+        return self._each(
+            samples,
+            lambda listed, local: [f"{listed.dataset}/{one}" for one in listed.take("sample_id", local)],
+        )
+
+    def _each(self, samples: Indices, take: Callable[[ListedSamples, Indices], list[str]]) -> list[str]:
+        of = self.source_index(samples)
+        out = np.empty(len(samples), object)
+        for number in np.unique(of).tolist():
+            here = np.flatnonzero(of == number)
+            out[here] = take(self.listed[number], samples[here] - self.starts[number])
+        texts: list[str] = out.tolist()
+        return texts
 
 
-def gather(datasets: Sequence[tuple[Manifest, Source]], backbone: str, modality: str) -> WantedSamples:
+def gather(datasets: Sequence[tuple[ListedSamples, Source]], backbone: str, modality: str) -> WantedSamples:
     """Join the data sets whose modality is the backbone's.
 
     Raises
@@ -56,14 +84,16 @@ def gather(datasets: Sequence[tuple[Manifest, Source]], backbone: str, modality:
         raise DataError(
             f"params.yaml: backbones.{backbone}: expected a data set of {modality}s to embed, found {found}"
         )
-    if not any(len(m) for m, _ in fitting):
+    starts = np.concatenate([[0], np.cumsum([len(m) for m, _ in fitting])]).astype(np.int64)
+    if not starts[-1]:
         raise DataError(f"params.yaml: backbones.{backbone}: expected samples to embed, found none")
-    keys = np.concatenate([m.keys for m, _ in fitting])
+    keys = np.empty((int(starts[-1]), 16), np.uint8)
+    for (listed, _), start, stop in zip(fitting, starts[:-1], starts[1:], strict=True):
+        listed.read_keys(keys[start:stop])
     return WantedSamples(
         keys=keys,
-        parts=np.zeros(len(keys), np.int32),
-        names=np.concatenate([np.char.add(f"{m.dataset}/", m.sample_ids.astype(str)) for m, _ in fitting]),
+        parts=np.broadcast_to(np.int32(0), len(keys)),  # takes no memory
         sources=tuple(s for _, s in fitting),
-        locators=np.concatenate([m.locators.astype(object) for m, _ in fitting]),
-        source_index=np.repeat(np.arange(len(fitting)), [len(m) for m, _ in fitting]),
+        listed=tuple(m for m, _ in fitting),
+        starts=starts,
     )

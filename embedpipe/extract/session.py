@@ -28,7 +28,7 @@ from embedpipe.extract.probe import check_probe
 from embedpipe.extract.resolve import Features, resolve, resolve_batch
 from embedpipe.extract.samples import WantedSamples, gather
 from embedpipe.extract.seeding import Earlier, seed_group
-from embedpipe.manifest.table import Manifest
+from embedpipe.manifest.listed import ListedSamples
 from embedpipe.sources.base import Source
 from embedpipe.spec import BackboneSpec, TapSpec, canonical_json
 from embedpipe.store.disk import replace_file
@@ -71,8 +71,8 @@ class Session:
 
     def read(self, index: int) -> torch.Tensor:
         """Decode and resample one wanted sample; uint8 (C, H, W)."""
-        wanted = self.wanted
-        return self.computer.read(int(wanted.source_index[index]), str(wanted.locators[index]))
+        some = np.array([index])
+        return self.computer.read(int(self.wanted.source_index(some)[0]), self.wanted.locators(some)[0])
 
     def warm_up(self, plan: GrowthPlan) -> None:
         """Read the first sample that is missing: what its source imports and opens is no cost of decoding."""
@@ -98,12 +98,20 @@ class Session:
         whole = self.group.plan(self.wanted.keys, self.wanted.parts, self.tap_names)
         if limit is None or whole.num_rows_to_compute <= limit:
             return whole
-        rows = np.concatenate([segment.rows for block in whole.blocks for segment in block.segments])
-        chosen = np.sort(whole.wanted_of_row[np.sort(rows)[:limit]])
+        rows = np.zeros(0, np.int64)
+        for block in whole.blocks:
+            rows = np.concatenate([rows, np.sort(np.concatenate([s.rows for s in block.segments]))])[:limit]
+            if len(rows) == limit:
+                break
+        chosen = np.sort(whole.wanted_of_row[rows])
         part = self.group.plan(self.wanted.keys[chosen], self.wanted.parts[chosen], self.tap_names)
-        return dataclasses.replace(part, wanted_of_row=np.where(
-            part.wanted_of_row >= 0, chosen[part.wanted_of_row], -1
-        ))  # fmt: skip
+        return dataclasses.replace(
+            part,
+            wanted_keys=self.wanted.keys,
+            wanted_parts=self.wanted.parts,
+            rows_of_wanted=whole.rows_of_wanted[:0],
+            wanted_of_row=np.where(part.wanted_of_row >= 0, chosen[part.wanted_of_row], -1),
+        )
 
     def check_disk(self, plan: GrowthPlan) -> None:
         """Refuse a job that the disk will not hold, before it starts."""
@@ -157,7 +165,7 @@ def open_session(
     name: str,
     options: BackboneOptions,
     extract: ExtractOptions,
-    datasets: Sequence[tuple[Manifest, Source]],
+    datasets: Sequence[tuple[ListedSamples, Source]],
     root: Path,
     source_dir: Path,
     stores_dir: Path,

@@ -78,10 +78,10 @@ def rows_of_samples(store: FeatureStore, keys: npt.NDArray[np.uint8]) -> RowsOfS
         ascending = np.arange(num + 1)
         return RowsOfSamples(ascending[:-1], ascending, np.zeros(num, np.int32))
     # part numbers are left out of the match, so that every row finds the first sample of its key
-    of_row = join(keys, np.zeros(num, np.int32), store.keys, np.zeros(store.num_rows, np.int32)).rows
-    first = join(keys, np.zeros(num, np.int32), keys, np.zeros(num, np.int32)).rows
+    of_row = join(keys, None, store.keys, None).rows
+    first = join(keys, None, keys, None).rows.astype(np.int64, copy=False)
     rows = np.flatnonzero(of_row < num)
-    sample = of_row[rows]
+    sample = of_row[rows].astype(np.int64, copy=False)
     parts = store.parts[rows]
     order = np.lexsort((parts, sample))
     starts = np.searchsorted(sample[order], np.arange(num + 1)).astype(np.int64)

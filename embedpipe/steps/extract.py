@@ -15,7 +15,7 @@ from embedpipe.extract.estimate import Estimate, estimate
 from embedpipe.extract.options import ExtractOptions
 from embedpipe.extract.run import ExtractSummary, extract_backbone
 from embedpipe.extract.session import open_session
-from embedpipe.manifest.table import Manifest
+from embedpipe.manifest.listed import ListedSamples
 from embedpipe.params import validate
 from embedpipe.sources.base import Source, open_source
 from embedpipe.steps.sections import Sections, embedded_datasets
@@ -124,7 +124,7 @@ def _earlier(workspace: Workspace, backbone: str) -> list[EarlierStore]:
     return [FolderStore(destination), TrackedFolder(workspace.root, destination)]
 
 
-def _target_datasets(workspace: Workspace, sections: Sections) -> list[tuple[Manifest, Source]]:
+def _target_datasets(workspace: Workspace, sections: Sections) -> list[tuple[ListedSamples, Source]]:
     """Data sets of the target domain, in the order of params.yaml; the source domain is trained on, not embedded."""
-    manifests = [Manifest.read(workspace.manifest(name)) for name in embedded_datasets(sections)]
+    manifests = [ListedSamples.open(workspace.manifest(name)) for name in embedded_datasets(sections)]
     return [(manifest, open_source(manifest.source, workspace.root)) for manifest in manifests]

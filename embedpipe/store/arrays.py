@@ -325,6 +325,28 @@ class ArrayReader:
         return damaged(self.root / path, "the file is missing" if gone else error)
 
 
+class ArrayTable:
+    """An array that is read in pieces one after the other; what it has mapped is given back on the way.
+
+    Parameters
+    ----------
+    mapped_nbytes
+        Bytes of pages that may stay mapped.
+    """
+
+    def __init__(self, reader: ArrayReader, mapped_nbytes: int = 64 << 20) -> None:
+        self.shape = (reader.num_rows, *reader.layout.row_shape)
+        self.dtype = np.dtype(reader.layout.dtype)
+        self._reader, self._mapped_nbytes = reader, mapped_nbytes
+
+    def __getitem__(self, some: slice, /) -> npt.NDArray[Any]:
+        start, stop, _ = some.indices(self.shape[0])
+        found = self._reader.read(start, stop)
+        if self._reader.touched_nbytes > self._mapped_nbytes or stop == self.shape[0]:
+            self._reader.release()
+        return found
+
+
 def damaged(path: Path | RemoteFolder, reason: object) -> StoreError:
     """The error that every reader raises for a damaged file."""
     return StoreError(

@@ -260,9 +260,9 @@ def _finish(root: Path, body: dict[str, Any]) -> None:
     # all of them: names that an interrupted run moved may not have reached the disk
     sync_folders(root, [root / path for _, path in body["moves"]])
     lines = root / ledger.NAME
-    entries, nbytes = ledger.read_ledger(lines)
+    num_entries, nbytes = ledger.read_end(lines)
     ledger.cut_torn_line(lines, nbytes)
-    if len(entries) == entry.sequence:
+    if num_entries == entry.sequence:
         ledger.append_entry(lines, entry)
         sync_folder(root)
     for path in entry.removed:

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from embedpipe.errors import SpecMismatch, StoreError
 from embedpipe.spec import FORMAT_VERSION, BackboneSpec, FieldDifference, TapSpec, canonical_json
 from embedpipe.store import commit
-from embedpipe.store.arrays import KEYS_LAYOUT, PART_LAYOUT, ArrayLayout, ArrayReader
+from embedpipe.store.arrays import KEYS_LAYOUT, PART_LAYOUT, ArrayLayout, ArrayReader, ArrayTable
 from embedpipe.store.commit import Recovery, Transaction
 from embedpipe.store.disk import make_folder, replace_file, sync_folder
 from embedpipe.store.join import row_keys
@@ -154,6 +154,7 @@ class Group:
         self._pending: dict[str, TapState] = {}
         self._lock: GroupLock | None = None
         self._recovered = False
+        self._planned: tuple[tuple[LedgerState, tuple[TapState, ...], int], GrowthPlan] | None = None
         self.reload()
 
     @property
@@ -251,7 +252,10 @@ class Group:
         *,
         block_nbytes: int = BLOCK_NBYTES,
     ) -> GrowthPlan:
-        """`plan_growth` from what is committed. `taps`: names, by default all."""
+        """`plan_growth` from what is committed. `taps`: names, by default all.
+
+        The last plan is kept, and given again where nothing has been committed since and the same array is wanted.
+        """
         known = self.taps
         unknown = [name for name in taps or () if name not in known]
         if unknown:
@@ -260,9 +264,21 @@ class Group:
                 "ensure_taps first"
             )
         chosen = [known[name] for name in (known if taps is None else taps)]
-        return plan_growth(
-            chosen, self.keys(), self.parts(), wanted_keys, wanted_parts, block_nbytes=block_nbytes
+        asked = (self._state, tuple(chosen), block_nbytes)
+        if self._planned is not None:
+            before, plan = self._planned
+            same = plan.wanted_keys is wanted_keys and plan.wanted_parts is wanted_parts
+            if same and before[0] is asked[0] and before[1:] == asked[1:]:
+                return plan
+        self._planned = None  # its memory is given back first
+        self._refuse_moving()
+        keys, parts = (
+            ArrayTable(ArrayReader(self.path, layout, self.num_rows, self._state.files))
+            for layout in (KEYS_LAYOUT, PART_LAYOUT)
         )
+        plan = plan_growth(chosen, keys, parts, wanted_keys, wanted_parts, block_nbytes=block_nbytes)
+        self._planned = asked, plan
+        return plan
 
     def writer(
         self,
@@ -356,9 +372,9 @@ class Group:
             self._table(KEYS_LAYOUT, block.start, middle), self._table(PART_LAYOUT, block.start, middle)
         )
         before = plan.num_rows_before
-        first, last = max(block.start, before) - before, max(block.stop, before) - before
-        planned = row_keys(plan.new_keys[first:last], plan.new_parts[first:last])
-        num_old = max(middle - before, 0) - first
+        first, last = max(block.start, before), max(block.stop, before)
+        planned = row_keys(plan.keys_between(first, last), plan.parts_between(first, last))
+        num_old = max(middle - first, 0)
         if not np.array_equal(old[len(old) - num_old :], planned[:num_old]):
             raise StoreError(f"{self.path}: the group has grown since the plan was made; plan again")
         return np.concatenate([old, planned[num_old:]])
@@ -380,9 +396,12 @@ class Group:
         self._recovered = False
 
     def _table(self, layout: ArrayLayout, start: int, stop: int) -> npt.NDArray[Any]:
-        if (self.path / commit.JOURNAL / commit.INTENT).exists():
-            commit.read_state(self.path)  # refuses where rows are on the move
+        self._refuse_moving()
         return ArrayReader(self.path, layout, self.num_rows, self._state.files).read(start, stop)
+
+    def _refuse_moving(self) -> None:
+        if (self.path / commit.JOURNAL / commit.INTENT).exists():
+            commit.read_state(self.path)
 
     def _check_locked(self) -> None:
         if self._lock is None:

@@ -1,19 +1,41 @@
-"""Match rows by key and part: one sort over both sides, no loop over rows.
+"""Match rows by key and part: sorts over both sides, part by part, no loop over rows.
 
-100 million keys sort in seconds, where as many random binary searches take minutes.
+100 million keys sort in seconds, where as many random binary searches take minutes. Neither side is copied whole: the
+keys fall into partitions by a fingerprint, each of which is sorted by itself, so that memory beyond the keys and the
+result stays within a few hundred megabytes whatever their number.
 """
+
+# n keys of one partition: the stored ones first, then the wanted ones
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 IntArray = npt.NDArray[np.int64]
+RowArray = npt.NDArray[np.signedinteger[Any]]  # int32 as long as every row fits, else int64
 KeyArray = npt.NDArray[np.uint8]
 PartArray = npt.NDArray[np.int32]
+Words = npt.NDArray[np.uint64]
+
+PARTITION_ROWS = 1 << 23  # sorted at a time: 40 bytes a row for a moment
+PIECE_ROWS = 1 << 20  # read at a time
+
+
+class Table(Protocol):
+    """Rows that are read in pieces, such as an array or a file."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+
+    def __getitem__(self, some: slice, /) -> npt.NDArray[Any]: ...
 
 
 KEY_NBYTES = 16
@@ -26,42 +48,57 @@ class Join:
 
     Attributes
     ----------
-    rows : int64 array, shape (n,)
+    rows : int32 or int64 array, shape (n,)
         Row of each wanted element: below the number of existing rows if it exists, else the row it gets
         at the end, in wanted order, duplicates once.
-    first_of_new : int64 array, shape (m,)
+    first_of_new : int32 or int64 array, shape (m,)
         Index into wanted of each new row, ascending.
     """
 
-    rows: IntArray
-    first_of_new: IntArray
+    rows: RowArray
+    first_of_new: RowArray
 
 
-def join(keys: KeyArray, parts: PartArray, wanted_keys: KeyArray, wanted_parts: PartArray) -> Join:
+def join(keys: Table, parts: Table | None, wanted_keys: Table, wanted_parts: Table | None) -> Join:
     """Match wanted (key, part) pairs against existing rows.
 
     Parameters
     ----------
-    keys, wanted_keys : uint8 arrays, shapes (N, 16) and (n, 16)
-    parts, wanted_parts : int32 arrays, shapes (N,) and (n,)
+    keys, wanted_keys : uint8, shapes (N, 16) and (n, 16)
+    parts, wanted_parts : int32, shapes (N,) and (n,), or None
+        None: every part number is 0.
     """
-    num_rows, num_wanted = len(keys), len(wanted_keys)
-    high, low = _halves(np.concatenate([keys, wanted_keys]))
-    part = np.concatenate([parts, wanted_parts]).astype(np.int32, copy=False)
-    order = _stable_order(high, low, part)
-    starts = _group_starts(order, high, low, part)
-    # the first of a group is its existing row if there is one, else its first wanted element
-    first = order[starts]
-    is_new = first >= num_rows
-    first_of_new = np.sort(first[is_new]) - num_rows
-    row_of_group = first.copy()
-    rank = np.empty(num_wanted, np.int64)
-    rank[first_of_new] = np.arange(len(first_of_new))
-    row_of_group[is_new] = num_rows + rank[first[is_new] - num_rows]
-    lengths = np.diff(np.append(starts, len(order)))
-    rows = np.empty(num_rows + num_wanted, np.int64)
-    rows[order] = np.repeat(row_of_group, lengths)
-    return Join(rows[num_rows:], first_of_new)
+    num_rows, num_wanted = keys.shape[0], wanted_keys.shape[0]
+    dtype = row_dtype(num_rows + num_wanted)
+    rows = np.empty(num_wanted, dtype)
+    is_first = np.zeros(num_wanted, bool)
+    num_partitions = -(-(num_rows + num_wanted) // PARTITION_ROWS)
+    shift = 8 - min(max(num_partitions - 1, 0).bit_length(), 8)
+    of_stored, of_wanted = (_partitions(table, shift) for table in (keys, wanted_keys))
+    for number in range(1 << (8 - shift)):
+        stored_rows, stored = _select(keys, parts, of_stored, number, dtype)
+        wanted_index, wanted = _select(wanted_keys, wanted_parts, of_wanted, number, dtype)
+        if not len(wanted_index):
+            continue
+        words, part = np.concatenate([stored[0], wanted[0]]), np.concatenate([stored[1], wanted[1]])
+        place, starts = _groups(words, part)
+        # the first of a group is its existing row if there is one, else its first wanted element
+        first, num_stored = place[starts], len(stored_rows)
+        is_new = first >= num_stored
+        firsts = wanted_index[first[is_new] - num_stored]
+        is_first[firsts] = True
+        found = np.empty(len(starts), dtype)
+        found[~is_new] = stored_rows[first[~is_new]]
+        found[is_new] = ~firsts  # negative, until the new rows are counted
+        of_place = np.repeat(found, np.diff(np.append(starts, len(place))))
+        is_wanted = place >= num_stored
+        rows[wanted_index[place[is_wanted] - num_stored]] = of_place[is_wanted]
+    first_of_new = _where(is_first, dtype)
+    rows[first_of_new] = np.arange(num_rows, num_rows + len(first_of_new), dtype=dtype)
+    for start in range(0, num_wanted, PIECE_ROWS):
+        repeated = np.flatnonzero(rows[start : start + PIECE_ROWS] < 0) + start
+        rows[repeated] = rows[~rows[repeated]]
+    return Join(rows, first_of_new)
 
 
 def row_keys(keys: KeyArray, parts: PartArray) -> KeyArray:
@@ -70,41 +107,120 @@ def row_keys(keys: KeyArray, parts: PartArray) -> KeyArray:
     return np.concatenate([keys, numbers], axis=1)
 
 
-def _halves(keys: KeyArray) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
-    words = np.ascontiguousarray(keys).view(">u8").reshape(-1, 2)
-    return words[:, 0].astype(np.uint64), words[:, 1].astype(np.uint64)
+def row_dtype(num_rows: int) -> np.dtype[np.signedinteger[Any]]:
+    """The smallest dtype that counts as many rows."""
+    return np.dtype(np.int32 if num_rows < 2**31 else np.int64)
 
 
-def _stable_order(high: npt.NDArray[Any], low: npt.NDArray[Any], part: npt.NDArray[Any]) -> IntArray:
-    """Order by (high, low, part, index). Keys are hashes: equal `high` nearly always means equal keys."""
-    order = np.argsort(high).astype(np.int64, copy=False)
-    sorted_high = high[order]
-    same = sorted_high[1:] == sorted_high[:-1]
-    tied = np.flatnonzero(np.concatenate([same, [False]]) | np.concatenate([[False], same]))
-    if not len(tied):
-        return order
-    # runs of equal `high` into the order of index: one plain sort of (run, index) packed into an integer
-    runs = np.cumsum(np.concatenate([[True], ~same])[tied]) - 1
-    some = np.sort(runs * len(order) + order[tied]) - runs * len(order)
-    differs = (low[some[1:]] != low[some[:-1]]) | (part[some[1:]] != part[some[:-1]])
+def pieces(num_rows: int) -> Iterator[slice]:
+    """Slices that cover a table."""
+    for start in range(0, num_rows, PIECE_ROWS):
+        yield slice(start, min(start + PIECE_ROWS, num_rows))
+
+
+def _where(mask: npt.NDArray[np.bool_], dtype: np.dtype[Any]) -> RowArray:
+    """`flatnonzero` without 8 bytes a row on the way."""
+    out = np.empty(np.count_nonzero(mask), dtype)
+    at = 0
+    for some in pieces(len(mask)):
+        found = np.flatnonzero(mask[some])
+        out[at : at + len(found)] = found
+        out[at : at + len(found)] += some.start
+        at += len(found)
+    return out
+
+
+def _words(keys: KeyArray) -> Words:
+    return np.ascontiguousarray(keys).view(np.uint64).reshape(-1, 2)
+
+
+def _fingerprints(words_n2: Words) -> npt.NDArray[np.uint64]:
+    """64 well-mixed bits of each key, also where keys are no hashes (Steele et al. 2014, SplitMix64's finaliser)."""
+    mixed = words_n2[:, 0] ^ (words_n2[:, 1] * np.uint64(0x9E3779B97F4A7C15))
+    mixed ^= mixed >> np.uint64(30)
+    mixed *= np.uint64(0xBF58476D1CE4E5B9)
+    mixed ^= mixed >> np.uint64(27)
+    mixed *= np.uint64(0x94D049BB133111EB)
+    mixed ^= mixed >> np.uint64(31)
+    return mixed
+
+
+def _partitions(keys: Table, shift: int) -> npt.NDArray[np.uint8] | None:
+    """Partition of each row: the leading bits of its fingerprint. None where there is one partition."""
+    if shift == 8:
+        return None
+    out = np.empty(keys.shape[0], np.uint8)
+    for some in pieces(len(out)):
+        out[some] = (_fingerprints(_words(keys[some])) >> np.uint64(56)) >> np.uint64(shift)
+    return out
+
+
+def _select(
+    keys: Table, parts: Table | None, of: npt.NDArray[np.uint8] | None, number: int, dtype: np.dtype[Any]
+) -> tuple[RowArray, tuple[Words, PartArray]]:
+    """Places, keys as words (n, 2) and part numbers of the rows of one partition."""
+    num = keys.shape[0] if of is None else int(np.count_nonzero(of == number))
+    places, words, part = np.empty(num, dtype), np.empty((num, 2), np.uint64), np.zeros(num, np.int32)
+    at = 0
+    for some in pieces(keys.shape[0]):
+        chosen = np.arange(some.stop - some.start) if of is None else np.flatnonzero(of[some] == number)
+        if len(chosen):
+            here = slice(at, at + len(chosen))
+            places[here] = chosen
+            places[here] += some.start
+            words[here] = _words(keys[some])[chosen]
+            if parts is not None:
+                part[here] = parts[some][chosen]
+            at = here.stop
+    return places, (words, part)
+
+
+def _groups(words_n2: Words, part_n: PartArray) -> tuple[IntArray, IntArray]:
+    """Places in an order that brings equal (key, part) together, the first first; and where each group starts.
+
+    One sort of integers that hold a fingerprint and the place. Only where fingerprints are equal are keys compared:
+    nearly always they are equal too.
+    """
+    num = len(words_n2)
+    bits = np.uint64(max(num - 1, 1).bit_length())
+    # partitions share the leading bits: those are dropped to make room
+    packed = _fingerprints(words_n2) << np.uint64(8)
+    packed &= ~((np.uint64(1) << bits) - np.uint64(1))
+    packed |= np.arange(num, dtype=np.uint64)
+    packed.sort()
+    place = (packed & ((np.uint64(1) << bits) - np.uint64(1))).astype(np.int64)
+    packed >>= bits
+    changes = np.ones(num, bool)
+    np.not_equal(packed[1:], packed[:-1], out=changes[1:])
+    del packed
+    is_tied = ~changes
+    is_tied[:-1] |= is_tied[1:]
+    tied = np.flatnonzero(is_tied)
+    if len(tied):
+        place[tied], changes[tied] = _settle(place[tied], changes[tied], words_n2, part_n)
+    return place, np.flatnonzero(changes)
+
+
+def _settle(
+    place: IntArray, changes: npt.NDArray[np.bool_], words_n2: Words, part_n: PartArray
+) -> tuple[IntArray, npt.NDArray[np.bool_]]:
+    """Order and group starts within runs of equal fingerprints, each of which begins where `changes` is True."""
+    differs = _unlike_before(place, words_n2, part_n)
+    runs = np.cumsum(changes) - 1
     is_mixed = np.zeros(int(runs[-1]) + 1, bool)
-    is_mixed[runs[1:][differs & (runs[1:] == runs[:-1])]] = True
-    mixed = is_mixed[runs]
-    if mixed.any():
-        few = some[mixed]
-        some[mixed] = few[np.lexsort((few, part[few], low[few], high[few]))]
-    order[tied] = some
-    return order
+    is_mixed[runs[differs & ~changes]] = True
+    mixed = np.flatnonzero(is_mixed[runs])
+    if len(mixed):  # other keys with this fingerprint, or several parts of one key
+        few = place[mixed]
+        order = np.lexsort((few, part_n[few], words_n2[few, 1], words_n2[few, 0], runs[mixed]))
+        place[mixed] = few[order]
+        differs = _unlike_before(place, words_n2, part_n)
+    return place, changes | differs
 
 
-def _group_starts(
-    order: IntArray, high: npt.NDArray[Any], low: npt.NDArray[Any], part: npt.NDArray[Any]
-) -> IntArray:
-    if not len(order):
-        return np.zeros(0, np.int64)
-    changes = np.zeros(len(order), bool)
-    changes[0] = True
-    for column in (high, low, part):
-        values = column[order]
-        changes[1:] |= values[1:] != values[:-1]
-    return np.flatnonzero(changes).astype(np.int64, copy=False)
+def _unlike_before(place: IntArray, words_n2: Words, part_n: PartArray) -> npt.NDArray[np.bool_]:
+    """Which differ in key or part from the one before them."""
+    words, part = words_n2[place], part_n[place]
+    differs = np.ones(len(place), bool)
+    differs[1:] = (words[1:] != words[:-1]).any(axis=1) | (part[1:] != part[:-1])
+    return differs

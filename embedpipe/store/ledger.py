@@ -23,6 +23,7 @@ from embedpipe.store.holes import Holes
 from embedpipe.store.layout import TapState
 
 NAME = "ledger.jsonl"
+_TAIL_NBYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -188,6 +189,36 @@ def read_ledger(path: Path) -> tuple[list[Entry], int]:
             )
         entries.append(entry)
     return entries, nbytes
+
+
+def read_end(path: Path) -> tuple[int, int]:
+    """Number of entries and length of the whole lines, by the last line alone: a commit need not read all others.
+
+    Raises
+    ------
+    StoreError
+        If the last whole line does not match its checksum.
+    """
+    try:
+        with path.open("rb") as file:
+            nbytes = file.seek(0, os.SEEK_END)
+            tail, begin = b"", nbytes
+            while begin and tail.count(b"\n") < 2:
+                begin = max(0, begin - _TAIL_NBYTES)
+                file.seek(begin)
+                tail = file.read(nbytes - begin)
+    except FileNotFoundError:
+        return 0, 0
+    whole = tail.rfind(b"\n") + 1
+    if not whole:
+        return 0, 0
+    entry = _parse(tail[tail.rfind(b"\n", 0, whole - 1) + 1 : whole - 1])
+    if entry is None:
+        raise StoreError(
+            f"{path}: the last line is damaged: expected a valid checksum; restore the file, or move the group's "
+            "folder away to embed again"
+        )
+    return entry.sequence + 1, begin + whole
 
 
 def append_entry(path: Path, entry: Entry) -> None:

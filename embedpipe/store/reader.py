@@ -127,7 +127,7 @@ class FeatureStore:
         """Row of each key, shape (n,); -1 where it is absent. `parts`: by default number 0 of each."""
         if parts is None:
             parts = np.zeros(len(keys), np.int32)
-        rows = join(self.keys, self.parts, keys, parts).rows
+        rows = join(self.keys, self.parts, keys, parts).rows.astype(np.int64, copy=False)
         return np.where(rows < self.num_rows, rows, -1)
 
     def read(

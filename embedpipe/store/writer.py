@@ -285,8 +285,8 @@ class BlockWriter:
             before, block = state.taps.get(name, new), self.block
             changes.append(write_tap(transaction, state, before, block.stop, batches, failed, block.start))
         num_rows = max(state.num_rows, self.block.stop)
-        added = slice(state.num_rows - self._plan.num_rows_before, num_rows - self._plan.num_rows_before)
-        write_keys(transaction, state, self._plan.new_keys[added], self._plan.new_parts[added])
+        added = state.num_rows, num_rows
+        write_keys(transaction, state, self._plan.keys_between(*added), self._plan.parts_between(*added))
         return Entry(state.num_entries, "block", num_rows, tuple(changes), transaction.files)
 
     def _summary(self, state: LedgerState, journal: Journal, entry: Entry) -> Committed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from embedpipe.errors import ShapeError
 from embedpipe.spec import TapSpec
+from embedpipe.store import join as join_module
 from embedpipe.store.holes import Holes
 from embedpipe.store.join import join
 from embedpipe.store.layout import TapState
@@ -112,8 +114,8 @@ def test_blocks_are_aligned_ascending_and_their_segments_disjoint(
 def test_nothing_wanted_or_nothing_missing_plans_no_block() -> None:
     tap = TapState(TapSpec("n", "gap"), (3,), 4, 1, 3)
     stored = [(0, 0), (1, 0), (2, 0)]
-    assert planned(stored, [], [tap]).blocks == []
-    assert planned(stored, [(1, 0), (1, 0)], [tap]).blocks == []
+    assert not planned(stored, [], [tap]).blocks
+    assert not planned(stored, [(1, 0), (1, 0)], [tap]).blocks
     assert planned([], [], [tap]).num_rows_after == 0
 
 
@@ -167,6 +169,51 @@ def test_join_finds_what_a_dictionary_finds(stored: list[Pair], wanted: list[Pai
     rows = join(*as_arrays(stored), *as_arrays(wanted)).rows
     for pair, row in zip(wanted, rows.tolist(), strict=True):
         assert row == row_of.setdefault(pair, len(row_of))
+
+
+@settings(deadline=None)
+@given(
+    st.lists(pairs, unique=True, max_size=30),
+    st.lists(pairs, max_size=30),
+    st.integers(1, 9),
+    st.integers(1, 9),
+)
+def test_partitions_and_pieces_change_no_join(
+    stored: list[Pair], wanted: list[Pair], partition: int, piece: int
+) -> None:
+    whole = join(*as_arrays(stored), *as_arrays(wanted))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(join_module, "PARTITION_ROWS", partition)
+        patch.setattr(join_module, "PIECE_ROWS", piece)
+        parted = join(*as_arrays(stored), *as_arrays(wanted))
+    assert parted.rows.tolist() == whole.rows.tolist()
+    assert parted.first_of_new.tolist() == whole.first_of_new.tolist()
+
+
+def test_keys_that_are_no_hashes_are_told_apart() -> None:
+    counted = np.zeros((5000, 16), np.uint8)
+    counted[:, :2] = np.arange(5000, dtype=np.uint16)[:, None].view(np.uint8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(join_module, "PARTITION_ROWS", 100)
+        found = join(counted[:3000], None, counted[::-1], None)
+    assert found.rows.tolist() == [*range(3000, 5000), *range(2999, -1, -1)]
+    assert found.first_of_new.tolist() == list(range(2000))
+
+
+def test_a_plan_of_many_rows_holds_a_few_bytes_a_row() -> None:
+    num_rows = 1 << 20
+    keys = np.random.default_rng(0).integers(0, 256, (num_rows, 16), np.uint8)
+    taps = [TapState(TapSpec(name, "gap"), (512,), 65536, 1) for name in "ab"]
+    tracemalloc.start()
+    try:
+        plan = plan_growth(taps, np.zeros((0, 16), np.uint8), None, keys)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 12 * num_rows
+    assert [block.start for block in plan.blocks] == list(range(0, num_rows, 65536))
+    assert plan.blocks[3].start == plan.blocks[-13].start and [b.index for b in plan.blocks[2:4]] == [2, 3]
+    np.testing.assert_array_equal(plan.keys_between(10, 20), keys[10:20])
 
 
 ranges = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 6), st.sampled_from("ab")), max_size=6)
