@@ -9,6 +9,7 @@ result stays within a few hundred megabytes whatever their number.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -76,29 +77,55 @@ def join(keys: Table, parts: Table | None, wanted_keys: Table, wanted_parts: Tab
     shift = 8 - min(max(num_partitions - 1, 0).bit_length(), 8)
     of_stored, of_wanted = (_partitions(table, shift) for table in (keys, wanted_keys))
     for number in range(1 << (8 - shift)):
-        stored_rows, stored = _select(keys, parts, of_stored, number, dtype)
-        wanted_index, wanted = _select(wanted_keys, wanted_parts, of_wanted, number, dtype)
-        if not len(wanted_index):
-            continue
-        words, part = np.concatenate([stored[0], wanted[0]]), np.concatenate([stored[1], wanted[1]])
-        place, starts = _groups(words, part)
-        # the first of a group is its existing row if there is one, else its first wanted element
-        first, num_stored = place[starts], len(stored_rows)
-        is_new = first >= num_stored
-        firsts = wanted_index[first[is_new] - num_stored]
-        is_first[firsts] = True
-        found = np.empty(len(starts), dtype)
-        found[~is_new] = stored_rows[first[~is_new]]
-        found[is_new] = ~firsts  # negative, until the new rows are counted
-        of_place = np.repeat(found, np.diff(np.append(starts, len(place))))
-        is_wanted = place >= num_stored
-        rows[wanted_index[place[is_wanted] - num_stored]] = of_place[is_wanted]
+        wanted = _select(wanted_keys, wanted_parts, of_wanted, number, dtype)
+        if len(wanted.place):
+            stored = _select(keys, parts, of_stored, number, dtype)
+            for some_stored, some_wanted in zip(_cut(stored), _cut(wanted), strict=True):
+                rows[some_wanted.place] = _match(some_stored, some_wanted, is_first)
     first_of_new = _where(is_first, dtype)
     rows[first_of_new] = np.arange(num_rows, num_rows + len(first_of_new), dtype=dtype)
     for start in range(0, num_wanted, PIECE_ROWS):
         repeated = np.flatnonzero(rows[start : start + PIECE_ROWS] < 0) + start
         rows[repeated] = rows[~rows[repeated]]
     return Join(rows, first_of_new)
+
+
+@dataclass(frozen=True)
+class _Some:
+    """Some rows of a table: where they stand in it, ascending, their keys as words (n, 2), their part numbers."""
+
+    place: RowArray
+    words: Words
+    part: PartArray
+
+
+def _match(stored: _Some, wanted: _Some, is_first: npt.NDArray[np.bool_]) -> RowArray:
+    """Row of each wanted element that exists; of a new one ~(place of the first with its key), noted in `is_first`."""
+    num_stored = len(stored.place)
+    words, part = np.concatenate([stored.words, wanted.words]), np.concatenate([stored.part, wanted.part])
+    index, starts = _groups(words, part)
+    # the first of a group is its existing row if there is one, else its first wanted element
+    first = index[starts]
+    is_new = first >= num_stored
+    firsts = wanted.place[first[is_new] - num_stored]
+    is_first[firsts] = True
+    found = np.empty(len(starts), wanted.place.dtype)
+    found[~is_new] = stored.place[first[~is_new]]
+    found[is_new] = ~firsts
+    rows = np.empty(len(words), found.dtype)
+    rows[index] = np.repeat(found, np.diff(np.append(starts, len(index))))
+    return rows[num_stored:]
+
+
+def _cut(some: _Some) -> Iterator[_Some]:
+    """Cut a partition into 256, each of which fits the processor's cache, by further bits of the fingerprint."""
+    numbers = ((_fingerprints(some.words) >> np.uint64(48)) & np.uint64(255)).astype(np.uint8)
+    order = np.argsort(numbers, kind="stable")
+    place, words, part = some.place[order], some.words.take(order, axis=0), some.part[order]
+    edges = np.concatenate([[0], np.cumsum(np.bincount(numbers, minlength=256))]).tolist()
+    for start, stop in itertools.pairwise(edges):
+        here = slice(start, stop)
+        yield _Some(place[here], words[here], part[here])
 
 
 def row_keys(keys: KeyArray, parts: PartArray) -> KeyArray:
@@ -157,22 +184,22 @@ def _partitions(keys: Table, shift: int) -> npt.NDArray[np.uint8] | None:
 
 def _select(
     keys: Table, parts: Table | None, of: npt.NDArray[np.uint8] | None, number: int, dtype: np.dtype[Any]
-) -> tuple[RowArray, tuple[Words, PartArray]]:
-    """Places, keys as words (n, 2) and part numbers of the rows of one partition."""
+) -> _Some:
+    """The rows of one partition."""
     num = keys.shape[0] if of is None else int(np.count_nonzero(of == number))
-    places, words, part = np.empty(num, dtype), np.empty((num, 2), np.uint64), np.zeros(num, np.int32)
+    place, words, part = np.empty(num, dtype), np.empty((num, 2), np.uint64), np.zeros(num, np.int32)
     at = 0
     for some in pieces(keys.shape[0]):
         chosen = np.arange(some.stop - some.start) if of is None else np.flatnonzero(of[some] == number)
         if len(chosen):
             here = slice(at, at + len(chosen))
-            places[here] = chosen
-            places[here] += some.start
-            words[here] = _words(keys[some])[chosen]
+            place[here] = chosen
+            place[here] += some.start
+            words[here] = _words(keys[some]).take(chosen, axis=0)
             if parts is not None:
                 part[here] = parts[some][chosen]
             at = here.stop
-    return places, (words, part)
+    return _Some(place, words, part)
 
 
 def _groups(words_n2: Words, part_n: PartArray) -> tuple[IntArray, IntArray]:
@@ -183,8 +210,8 @@ def _groups(words_n2: Words, part_n: PartArray) -> tuple[IntArray, IntArray]:
     """
     num = len(words_n2)
     bits = np.uint64(max(num - 1, 1).bit_length())
-    # partitions share the leading bits: those are dropped to make room
-    packed = _fingerprints(words_n2) << np.uint64(8)
+    # what has been cut by leading bits shares them: those are dropped to make room
+    packed = _fingerprints(words_n2) << np.uint64(16)
     packed &= ~((np.uint64(1) << bits) - np.uint64(1))
     packed |= np.arange(num, dtype=np.uint64)
     packed.sort()
@@ -220,7 +247,7 @@ def _settle(
 
 def _unlike_before(place: IntArray, words_n2: Words, part_n: PartArray) -> npt.NDArray[np.bool_]:
     """Which differ in key or part from the one before them."""
-    words, part = words_n2[place], part_n[place]
+    words, part = words_n2.take(place, axis=0), part_n[place]
     differs = np.ones(len(place), bool)
-    differs[1:] = (words[1:] != words[:-1]).any(axis=1) | (part[1:] != part[:-1])
+    differs[1:] = (words[1:, 0] != words[:-1, 0]) | (words[1:, 1] != words[:-1, 1]) | (part[1:] != part[:-1])
     return differs
