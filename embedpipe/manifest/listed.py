@@ -29,15 +29,16 @@ class ListedSamples:
 
     Attributes
     ----------
-    dataset, source, modality
+    dataset, source, modality, modalities
         As of a `Manifest`.
     """
 
-    def __init__(self, path: Path, file: pq.ParquetFile) -> None:
+    def __init__(self, path: Path, file: pq.ParquetFile, modality: str | None = None) -> None:
         about = read_metadata(file.schema_arrow.empty_table(), "embedpipe.manifest", MANIFEST_VERSION, path)
         self.dataset: str = about["dataset"]
         self.source: dict[str, Any] = about["source"]
-        self.modality: str = about["modality"]
+        self.modalities: tuple[str, ...] = (about["modality"], *about.get("also", []))
+        self.modality: str = modality or self.modalities[0]
         self._path, self._file = path, file
         counts = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
         self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
@@ -64,6 +65,11 @@ class ListedSamples:
             ) from error
         return cls(path, file)
 
+    def of(self, modality: str) -> Self:
+        """The same samples with the keys and locators of one of their modalities."""
+        assert modality in self.modalities, modality
+        return type(self)(self._path, self._file, modality)
+
     def __len__(self) -> int:
         return int(self._starts[-1])
 
@@ -79,7 +85,7 @@ class ListedSamples:
         return out
 
     def take(self, column: str, samples: npt.NDArray[np.integer[Any]]) -> list[str]:
-        """Texts of a column, of samples in any order; quick where they lie close to each other."""
+        """Texts of a column, ``sample_id`` or ``locator``, of samples in any order; quick where they lie together."""
         groups = np.searchsorted(self._starts, samples, side="right") - 1
         out = np.empty(len(samples), object)
         for group in np.unique(groups).tolist():
@@ -97,8 +103,14 @@ class ListedSamples:
 
     def _column(self, name: str, group: int) -> pa.Array:
         with _system_memory():
-            table = self._file.read_row_group(group, columns=[name], use_threads=False)
-        return table[name].combine_chunks()
+            if name in ("key", "locator") and self.modality != self.modalities[0]:
+                name = f"{name}.{self.modality}"
+            # a name with a dot would be taken for a part of a nested column
+            place = self._file.schema_arrow.get_field_index(name)
+            column = self._file.reader.read_row_group(
+                group, column_indices=[place], use_threads=False
+            ).column(0)
+        return column.combine_chunks()
 
 
 @contextmanager

@@ -70,6 +70,28 @@ def test_only_a_few_row_groups_stay_in_memory(path: Path) -> None:
     assert len(listed._kept) <= 2
 
 
+def test_a_further_modality_has_keys_and_locators_of_its_own(manifest: Manifest, tmp_path: Path) -> None:
+    both = Manifest.from_rows(
+        "photos", manifest.source, "image",
+        sample_ids=IDS,
+        keys=[content_key(name.encode()) for name in IDS],
+        domain="target",
+        groups=IDS,
+        splits=["train"] * len(IDS),
+        locators=[f"{name}.jpg" for name in IDS],
+        also={"text": ([content_key(b"text" + name.encode()) for name in IDS], [f"{name}.txt" for name in IDS])},
+    )  # fmt: skip
+    both.write(tmp_path / "both.parquet")
+    listed = ListedSamples.open(tmp_path / "both.parquet")
+    assert listed.modalities == both.modalities == ("image", "text")
+    for modality in listed.modalities:
+        wanted, found = both.of(modality), listed.of(modality)
+        assert found.modality == modality
+        np.testing.assert_array_equal(found.read_keys(), wanted.keys)
+        assert found.take("locator", np.arange(len(IDS))) == wanted.locators.tolist()
+        assert found.take("sample_id", np.arange(len(IDS))) == IDS
+
+
 def test_an_empty_manifest_has_no_samples(manifest: Manifest, tmp_path: Path) -> None:
     manifest.where(split="test").write(tmp_path / "none.parquet")
     listed = ListedSamples.open(tmp_path / "none.parquet")
