@@ -103,8 +103,8 @@ class TargetSpec:
         there = self.known(truth)
         if there.ndim == 1:
             return there
-        found: npt.NDArray[np.bool_] = there.all(axis=1) if self.kind == "number" else there.any(axis=1)
-        return found
+        found = there.all(axis=1) if self.kind == "number" else there.any(axis=1)
+        return np.asarray(found, dtype=bool)
 
     def to_dict(self) -> dict[str, Any]:
         """As files hold it: what does not apply is left out."""
