@@ -25,7 +25,7 @@ def arithmetic(device: torch.device, dtype: torch.dtype) -> AbstractContextManag
     return nullcontext()
 
 
-def lowered(model: fx.GraphModule, dtype: torch.dtype) -> fx.GraphModule:
+def lowered(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     """A copy for autocast at `dtype`: batch norms folded, weights of convolutions and linear layers cast.
 
     Autocast would cast the weights at each batch; folding spares a pass over each map. Arithmetic is otherwise
@@ -33,12 +33,14 @@ def lowered(model: fx.GraphModule, dtype: torch.dtype) -> fx.GraphModule:
 
     Parameters
     ----------
-    model : GraphModule
-        In eval mode; not changed.
+    model : nn.Module
+        In eval mode; not changed. Norms are folded where it is a traced graph.
     dtype : torch.dtype
         ``bfloat16`` or ``float16``.
     """
-    model = _folded(copy.deepcopy(model))
+    model = copy.deepcopy(model)
+    if isinstance(model, fx.GraphModule):
+        model = _folded(model)
     for part in model.modules():
         if isinstance(part, (*_CONVOLUTIONS, nn.Linear)):
             part.to(dtype)

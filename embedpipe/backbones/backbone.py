@@ -1,4 +1,4 @@
-"""A frozen source model with its taps: from a decoded image to named features.
+"""A frozen source model with its taps: from a decoded image or a text to named features.
 
 Reads options and weights; gives tensors. Knows nothing of stores, tasks or heads.
 """
@@ -12,17 +12,19 @@ import dataclasses
 import difflib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import fx, nn
 
 from embedpipe.backbones.arithmetic import arithmetic, lowered
-from embedpipe.backbones.graph import ModelGraph, NodeInfo, expand_selector
-from embedpipe.backbones.models import open_architecture
+from embedpipe.backbones.graph import NodeInfo, expand_selector
+from embedpipe.backbones.inputs import Inputs
+from embedpipe.backbones.opening import Graph, open_model
 from embedpipe.backbones.options import BackboneOptions, Role
+from embedpipe.backbones.output import Output
 from embedpipe.backbones.preprocessing import Preprocessing
-from embedpipe.backbones.weights import load_weights, weights_digest
+from embedpipe.backbones.weights import weights_digest
 from embedpipe.errors import ConfigError, EmbedpipeError, ShapeError, WeightsError
 from embedpipe.reduce import Reduction, get_reduction
 from embedpipe.spec import TapSpec
@@ -49,18 +51,20 @@ class Backbone:
     weights_digest : str
         blake2b-128 of the tensors loaded: names, dtypes, shapes, bytes. 32 hex digits.
     preprocessing : str
-        Canonical JSON of every step between a decoded image and the model.
+        Canonical JSON of every step between a decoded sample and the model, and behind the taps.
+    inputs : Inputs
+        Those steps.
     modality : str
-        ``image``.
+        ``image`` or ``text``.
     role : str
         ``transferred``, ``random`` or ``pixels``.
     module : nn.Module
         In eval mode, without gradients, on the CPU.
+    origin : dict of str -> str
+        Where the weights come from and under which licence, as far as that is known.
     input_shape : tuple of int
-        (C, H, W) of one preprocessed sample.
+        (C, H, W) of one preprocessed image; (L,) of the longest text.
     """
-
-    modality = "image"
 
     def __init__(
         self,
@@ -69,22 +73,34 @@ class Backbone:
         architecture: str,
         module: nn.Module,
         digest: str,
-        preprocessing: Preprocessing,
+        inputs: Inputs,
         taps: dict[str, list[str]],
         role: Role,
-        graph: ModelGraph,
+        graph: Graph,
+        output: Output | None = None,
+        origin: dict[str, str] | None = None,
     ) -> None:
         self.name = name
         self.architecture = architecture
         self.module = module
         self.weights_digest = digest
-        self.preprocessing = preprocessing.canonical()
         self.role: Role = role
-        self.input_shape = preprocessing.input_shape
-        self._preprocessing = preprocessing
+        self.origin = origin or {}
         self._graph = graph
+        self._output = output or Output()
         self._taps = resolve_taps(name, taps, graph)
+        self._output.check(f"params.yaml: backbones.{name}", self.tap_shapes_of_model())
         self._channels_last = any(isinstance(part, nn.Conv2d) for part in module.modules())
+        self._take_in(inputs)
+
+    def _take_in(self, inputs: Inputs) -> None:
+        self.inputs = inputs
+        self.modality, self.staging = inputs.modality, inputs.staging
+        self.preprocessing = self._output.described(inputs.canonical())
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        return self.staging.shape
 
     def preprocess(self, image: Image.Image) -> torch.Tensor:
         """Turn a decoded image into the model's input.
@@ -99,25 +115,29 @@ class Backbone:
         -------
         float32 tensor, shape (C, H, W)
         """
-        return self._preprocessing(image)
+        return self.inputs.prepare(self.inputs.stage(image))
 
     def pixels(self, image: Image.Image) -> torch.Tensor:
         """The steps of `preprocess` that need single pixels: uint8 tensor (C, H, W), a quarter of the bytes.
 
         The rest are done by the forward pass, on its device.
         """
-        return self._preprocessing.pixels(image)
+        return self.inputs.stage(image)
 
     @property
     def can_resample_tensors(self) -> bool:
-        """Whether `resampling_tensors` is possible with this backbone's filter."""
-        return self._preprocessing.can_resample_tensors
+        """Whether `resampling_tensors` is possible: for images, and with this backbone's filter."""
+        return isinstance(self.inputs, Preprocessing) and self.inputs.can_resample_tensors
 
     def resampling_tensors(self) -> Backbone:
         """This backbone with its images resampled as tensors: another preprocessing, so another store."""
+        assert isinstance(self.inputs, Preprocessing)
+        return self.with_inputs(dataclasses.replace(self.inputs, on_tensors=True))
+
+    def with_inputs(self, inputs: Inputs) -> Backbone:
+        """This backbone behind another preprocessing."""
         other = copy.copy(self)
-        other._preprocessing = dataclasses.replace(self._preprocessing, on_tensors=True)
-        other.preprocessing = other._preprocessing.canonical()
+        other._take_in(inputs)
         return other
 
     def nodes(self) -> list[NodeInfo]:
@@ -145,6 +165,12 @@ class Backbone:
 
     def tap_shapes(self, tap_specs: Sequence[TapSpec] | None = None) -> dict[str, tuple[int, ...]]:
         """Shape of one sample's features by tap name; of all taps in params.yaml when none are given."""
+        return {
+            name: self._output.shape(shape) for name, shape in self.tap_shapes_of_model(tap_specs).items()
+        }
+
+    def tap_shapes_of_model(self, tap_specs: Sequence[TapSpec] | None = None) -> dict[str, tuple[int, ...]]:
+        """`tap_shapes` before dimensions are cut."""
         specs = self.tap_specs() if tap_specs is None else tap_specs
         return {
             spec.name: tap_shape(self._graph.info(spec.node), get_reduction(spec.reduction)) for spec in specs
@@ -154,14 +180,25 @@ class Backbone:
         """The part of the module that these taps need: from normalised input to a dict of features by tap name.
 
         In eval mode; it shares the backbone's weights, so copy it before it is trained.
+
+        Raises
+        ------
+        ConfigError
+            If the model is not one that can be traced.
         """
-        return self._graph.truncated(
+        model = self._graph.truncated(
             [(spec.name, spec.node, get_reduction(spec.reduction)) for spec in tap_specs]
         )
+        if not isinstance(model, fx.GraphModule):
+            raise ConfigError(
+                f"params.yaml: backbones.{self.name}: expected a model of torchvision, or glyphnet, whose parts can be "
+                "trained on, found one that is tapped as it runs; train heads on its features"
+            )
+        return model
 
     def normalise(self, x_NCHW: torch.Tensor) -> torch.Tensor:
         """Pixels, uint8 (N, C, H, W) as `pixels` gives them, on any device, to the model's input."""
-        return self._preprocessing.normalise(x_NCHW)
+        return self.inputs.prepare(x_NCHW)
 
     def forward(
         self,
@@ -190,13 +227,13 @@ class Backbone:
         Returns
         -------
         callable
-            From float32 (N, C, H, W), or uint8 pixels as `pixels` gives them, on any device to a dict of tap
-            name to float32 tensor (N, ...) on `device`. Runs without gradients and changes no state.
+            From a batch on any device, as `inputs` stages or prepares it, to a dict of tap name to float32 tensor
+            (N, ...) on `device`. Runs without gradients and changes no state.
 
         Raises
         ------
         ShapeError
-            When called, if the input has another shape than (N, \\*input_shape).
+            When called, if the input has another shape than (N, \\*input_shape); texts may be shorter.
         """
         if not tap_specs:
             raise ValueError("forward needs at least one tap")
@@ -204,75 +241,57 @@ class Backbone:
         dtype = _DTYPES[precision]
         truncated = self.truncated(tap_specs)
         model: nn.Module = truncated if dtype is torch.float32 else lowered(truncated, dtype)
-        if target.type != "cpu":
+        if target.type != "cpu" or (compiled and model is truncated):
             model = copy.deepcopy(model).to(target)
-        channels_last = self._channels_last
+        channels_last, inputs, output = self._channels_last, self.inputs, self._output
         if compiled:
-            model = cast(nn.Module, torch.compile(model))
+            model = self._graph.compiled(model)
 
-        def run(x_NCHW: torch.Tensor) -> dict[str, torch.Tensor]:
-            if x_NCHW.ndim != 4 or tuple(x_NCHW.shape[1:]) != self.input_shape:
-                raise ShapeError(
-                    f"{self.name}: expected input (N, {', '.join(map(str, self.input_shape))}), "
-                    f"found {tuple(x_NCHW.shape)}"
-                )
+        def run(x: torch.Tensor) -> dict[str, torch.Tensor]:
+            self._check_input(x)
             with torch.inference_mode(), arithmetic(target, dtype):
-                x_NCHW = x_NCHW.to(target, non_blocking=True)
-                if x_NCHW.dtype == torch.uint8:
-                    x_NCHW = self._preprocessing.normalise(x_NCHW)
-                if channels_last:
-                    x_NCHW = x_NCHW.contiguous(memory_format=torch.channels_last)
-                features: dict[str, torch.Tensor] = model(x_NCHW)
-            return features
+                x = inputs.prepare(x.to(target, non_blocking=True))
+                if channels_last and x.ndim == 4:
+                    x = x.contiguous(memory_format=torch.channels_last)
+                features: dict[str, torch.Tensor] = model(x)
+                return output.apply(features)
 
         return run
+
+    def _check_input(self, x: torch.Tensor) -> None:
+        shape = tuple(x.shape[1:])
+        longest = self.staging.lengths[-1] if self.staging.lengths else None
+        if longest is None and shape == self.input_shape:
+            return
+        if longest is not None and len(shape) == 1 and shape[0] <= longest:
+            return
+        expected = ", ".join(map(str, self.input_shape))
+        raise ShapeError(f"{self.name}: expected input (N, {expected}), found {tuple(x.shape)}")
 
 
 def build_backbone(name: str, options: BackboneOptions, root: Path, *, source_dir: Path) -> Backbone:
     """See `embedpipe.backbones.load_backbone`."""
     where = f"params.yaml: backbones.{name}"
-    architecture = open_architecture(options, source_dir, where)
-    module, missing = load_weights(architecture, options, root, source_dir, where)
-    module.eval().requires_grad_(False)
-    if any(isinstance(part, nn.Conv2d) for part in module.modules()):
-        module.to(memory_format=torch.channels_last)
-    preprocessing = architecture.preprocessing(options, where)
-    graph = build_graph(module, preprocessing, where)
+    opened = open_model(options, root, source_dir, where)
+    module, missing = opened.module, opened.missing
     backbone = Backbone(
         name,
-        architecture=architecture.name,
+        architecture=opened.architecture,
         module=module,
         digest=weights_digest(module, leave_out=missing),
-        preprocessing=preprocessing,
+        inputs=opened.inputs,
         taps=options.taps,
         role=options.role,
-        graph=graph,
+        graph=opened.graph,
+        output=Output(options.dims, options.l2, options.norm if opened.has_norm else None),
+        origin=opened.origin,
     )
     if missing:
-        _refuse_taps_behind(backbone, graph, missing, where)
+        _refuse_taps_behind(backbone, opened.graph, missing, where)
     return backbone
 
 
-def build_graph(module: nn.Module, preprocessing: Preprocessing, where: str) -> ModelGraph:
-    """Trace a model at its input size.
-
-    Raises
-    ------
-    ConfigError
-        If the model can't take an input of that size (a ViT takes one size only).
-    """
-    try:
-        return ModelGraph(module, preprocessing.input_shape)
-    except (RuntimeError, AssertionError, ValueError) as error:
-        size = "×".join(map(str, preprocessing.input_shape))
-        reason = str(error).strip().splitlines()[0]
-        raise ConfigError(
-            f"{where}: the model takes no input of {size} ({reason}); "
-            "set preprocess.crop_px to a size it takes"
-        ) from error
-
-
-def resolve_taps(name: str, taps: dict[str, list[str]], graph: ModelGraph) -> list[tuple[str, Reduction]]:
+def resolve_taps(name: str, taps: dict[str, list[str]], graph: Graph) -> list[tuple[str, Reduction]]:
     """Selectors expanded to (node, reduction), each once, in order of depth.
 
     Raises
@@ -297,6 +316,7 @@ def resolve_taps(name: str, taps: dict[str, list[str]], graph: ModelGraph) -> li
     if wrong:
         kind = ShapeError if all(isinstance(error, ShapeError) for error in wrong) else ConfigError
         raise kind("\n".join(str(error) for error in wrong))
+    graph.check([node for node, _ in found], where.removesuffix(".taps"))
     order = {info.name: place for place, info in enumerate(graph.infos)}
     ranked = sorted(found.items(), key=lambda item: order[graph.info(item[0][0]).name])
     return [(node, reduction) for (node, _), reduction in ranked]
@@ -307,7 +327,7 @@ def tap_shape(info: NodeInfo, reduction: Reduction) -> tuple[int, ...]:
     return reduction.shape(info.shape, info.layout, num_prefix=info.num_prefix)
 
 
-def _unknown_node(node: str, graph: ModelGraph) -> str:
+def _unknown_node(node: str, graph: Graph) -> str:
     names = graph.names()
     near = difflib.get_close_matches(node, names, n=5, cutoff=0.5)
     near = near or [name for name in names if node.lower() in name.lower()][:5]
@@ -318,7 +338,7 @@ def _unknown_node(node: str, graph: ModelGraph) -> str:
     )
 
 
-def _refuse_taps_behind(backbone: Backbone, graph: ModelGraph, missing: frozenset[str], where: str) -> None:
+def _refuse_taps_behind(backbone: Backbone, graph: Graph, missing: frozenset[str], where: str) -> None:
     """A classifier that was not loaded may only lie behind every tap."""
     for spec in backbone.tap_specs():
         read = graph.used_parameters([spec.node]) & missing

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torchvision
@@ -120,6 +120,9 @@ class ModelGraph:
         info: NodeInfo = self._info_of[self.node(name)]
         return info
 
+    def check(self, names: Iterable[str], where: str) -> None:
+        """Any node can be tapped."""
+
     def used_parameters(self, names: Iterable[str]) -> set[str]:
         """Names of parameters and buffers that the forward pass up to the deepest of `names` reads."""
         prefixes = {str(node.target) for node in self._upto(names) if node.op in ("call_module", "get_attr")}
@@ -165,6 +168,10 @@ class ModelGraph:
         }
         return fx.GraphModule(owned, graph, "Truncated").eval()
 
+    def compiled(self, model: nn.Module) -> nn.Module:
+        """Let `torch.compile` make kernels for a truncated model."""
+        return cast(nn.Module, torch.compile(model))
+
     def _upto(self, names: Iterable[str]) -> list[fx.Node]:
         """Nodes in order up to the deepest of `names`, without those that none of them needs."""
         ends = {self.node(name) for name in names}
@@ -198,14 +205,14 @@ def block_names(module: nn.Module) -> tuple[str, ...]:
     """Names of a model's main stages, in order; empty where its shape is not known.
 
     ``layer1…`` of ResNets, ``encoder.layers`` of ViT, ``features`` of Swin, ConvNeXt and EfficientNet (of
-    VGG and AlexNet: its pooling layers), ``trunk_output`` of RegNet, ``blocks`` of MaxViT, ``stage2…`` of
-    ShuffleNet, ``layers`` of MNASNet, ``block1…`` of glyphnet.
+    VGG and AlexNet: its pooling layers), ``trunk_output`` of RegNet, ``blocks`` of MaxViT and of timm's ViT,
+    ``stage2…`` of ShuffleNet, ``stages`` of timm's ConvNeXt, ``layers`` of MNASNet, ``block1…`` of glyphnet.
     """
     for pattern in (r"layer[0-9]+", r"block[0-9]+", r"stage[0-9]+"):
         numbered = [name for name, _ in module.named_children() if re.fullmatch(pattern, name)]
         if numbered:
             return tuple(numbered)
-    for path in ("encoder.layers", "features", "trunk_output", "blocks", "layers"):
+    for path in ("encoder.layers", "features", "trunk_output", "blocks", "stages", "layers"):
         try:
             stack = module.get_submodule(path)
         except AttributeError:

@@ -105,7 +105,7 @@ def propagate_axes(
     input_shape : tuple of int
         (C, H, W).
     """
-    shadow = _on_meta(module)
+    shadow = on_meta(module)
     two, three = (AxesInterpreter(shadow, graph) for _ in range(2))
     two.run(torch.empty((2, *input_shape), device="meta"))
     three.run(torch.empty((3, *input_shape), device="meta"))
@@ -281,7 +281,7 @@ def _first_tensor(value: Any) -> torch.Tensor | None:
     return None
 
 
-def _on_meta(module: nn.Module) -> nn.Module:
+def on_meta(module: nn.Module) -> nn.Module:
     """A copy of a module on the meta device, made without copying its tensors."""
     memo: dict[int, Any] = {
         id(value): nn.Parameter(value.to("meta"), requires_grad=False) for value in module.parameters()

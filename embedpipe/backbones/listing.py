@@ -1,15 +1,14 @@
 """What can be tapped in a backbone, before its weights or its taps are there.
 
-Needs no network and no weights: names, shapes and layouts are the architecture's.
+Needs no weights, and no network but for a hub model's configuration: names, shapes and layouts are the architecture's.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from embedpipe.backbones.backbone import build_graph
 from embedpipe.backbones.graph import NodeInfo
-from embedpipe.backbones.models import build_seeded, open_architecture
+from embedpipe.backbones.opening import open_model
 from embedpipe.backbones.options import BackboneOptions
 
 
@@ -33,6 +32,4 @@ def list_nodes(name: str, options: BackboneOptions, root: Path, *, source_dir: P
         For an unknown model, or an input size it can't take.
     """
     where = f"params.yaml: backbones.{name}"
-    architecture = open_architecture(options, source_dir, where)
-    module = build_seeded(architecture.build, 0).eval().requires_grad_(False)
-    return list(build_graph(module, architecture.preprocessing(options, where), where).infos)
+    return list(open_model(options, root, source_dir, where, with_weights=False).graph.infos)

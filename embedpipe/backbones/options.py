@@ -1,13 +1,13 @@
 """Options of backbones and of source models, as params.yaml has them.
 
-Imports no torch: a configuration is checked without it. Whether a torchvision model, its weights and its
-nodes exist is checked when the backbone is loaded.
+Imports no torch: a configuration is checked without it. Whether a model, its weights and its nodes exist is
+checked when the backbone is loaded.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -18,7 +18,25 @@ Role = Literal["transferred", "random", "pixels"]
 Interpolation = Literal["nearest", "nearest-exact", "bilinear", "bicubic", "box", "hamming", "lanczos"]
 
 _OWN_MODELS = ("glyphnet", "pixels")
-_FILE_SUFFIXES = (".safetensors", ".pth", ".pt")
+_FAMILIES = {
+    "torchvision": "torchvision:<name>",
+    "timm": "timm:<name>",
+    "transformers": "transformers:<hub name or folder>",
+    "python": "python:<package.module>:<factory>",
+    "pt2": "pt2:<file>",
+}
+_FILE_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+_OF_HUBS = ("transformers", "timm")
+# key -> families that know it; a key of another family would be ignored without a word
+_BELONGS: dict[str, tuple[str, ...]] = {
+    "revision": _OF_HUBS,
+    "norm": _OF_HUBS,
+    "prompt": ("transformers",),
+    "max_length": ("transformers",),
+    "modality": ("transformers",),
+    "trust_remote_code": ("transformers",),
+    "arguments": ("python",),
+}
 
 
 class PreprocessOptions(StrictModel):
@@ -45,12 +63,14 @@ class BackboneOptions(StrictModel):
     """One entry of `backbones:`."""
 
     model: str = Field(
-        description="torchvision:<name>, glyphnet (a small CNN trained here), or pixels (the image itself)."
+        description="torchvision:<name>, timm:<name>, transformers:<hub name or folder>, "
+        "python:<package.module>:<factory>, pt2:<file of torch.export>, glyphnet (a small CNN trained here), or pixels "
+        "(the image itself)."
     )
     weights: str | None = Field(
         None,
-        description="torchvision's enum name, a .safetensors or .pth path, random:<seed>, or source:<S>; "
-        "null for pixels alone.",
+        description="torchvision's enum name, a .safetensors or .pth path, random:<seed>, or source:<S>; null: none "
+        "for pixels, those that come with the model for timm, transformers, python and pt2.",
     )
     taps: dict[str, Annotated[list[str], Field(min_length=1)]] = Field(
         min_length=1, description="Node name, blocks, last or every:<n>, each with its reductions."
@@ -64,6 +84,63 @@ class BackboneOptions(StrictModel):
     width: int | None = Field(
         None, ge=1, description="Channels of a random glyphnet; null: 24, or what the trained one has."
     )
+
+    revision: str | None = Field(
+        None,
+        description="Commit of a model on the hub, 7 to 40 hex digits; required there, since a name alone may mean "
+        "other weights tomorrow. Folders have none.",
+    )
+    norm: Literal["none", "final"] = Field(
+        "none",
+        description="timm and transformers: whether what blocks give passes the model's final norm before it is "
+        "reduced, as DINOv2's own evaluation does; none takes it as it is.",
+    )
+    prompt: str = Field(
+        "",
+        description='Put before each text, such as "passage: ", where a model was trained so; none by default.',
+    )
+    max_length: int | None = Field(
+        None,
+        ge=2,
+        description="Tokens of the longest text, special ones included; longer ones are cut, and counted. null: as "
+        "the model's files say.",
+    )
+    l2: bool = Field(
+        False,
+        description="Scale each vector to length 1, as sentence encoders for retrieval do; off by default.",
+    )
+    dims: int | None = Field(
+        None,
+        ge=1,
+        description="Keep the first so many numbers of each vector, for models trained to allow it (Matryoshka); "
+        "before l2. null: all.",
+    )
+    modality: Literal["image", "text"] | None = Field(
+        None,
+        description="Which half of a model with two towers, such as CLIP, is meant; null: the model has one.",
+    )
+    trust_remote_code: bool = Field(
+        False,
+        description="Run Python code that comes with a transformers model; off, since it may do anything.",
+    )
+    arguments: dict[str, Any] = Field(
+        default_factory=dict, description="Keyword arguments of a python factory, as JSON values."
+    )
+
+    @property
+    def family(self) -> str:
+        """What stands before the colon of `model`, or the whole of it."""
+        return self.model.partition(":")[0]
+
+    @property
+    def model_name(self) -> str:
+        """What stands behind the first colon of `model`."""
+        return self.model.partition(":")[2]
+
+    @property
+    def known_modality(self) -> str | None:
+        """What it embeds, where that is known before it is opened."""
+        return self.modality or (None if self.family in ("transformers", "python") else "image")
 
     @property
     def role(self) -> Role:
@@ -88,12 +165,24 @@ class BackboneOptions(StrictModel):
     @classmethod
     def _known_family(cls, model: str) -> str:
         family, colon, rest = model.partition(":")
-        if model in _OWN_MODELS or (family == "torchvision" and rest):
+        if family == "python" and rest and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", rest):
+            raise ValueError(f"expected python:<package.module>:<factory>, found {model!r}")
+        if model in _OWN_MODELS or (family in _FAMILIES and rest):
             return model
-        hint = did_you_mean(model if not colon else family, [*_OWN_MODELS, "torchvision"])
+        hint = did_you_mean(model if not colon else family, [*_OWN_MODELS, *_FAMILIES])
         raise ValueError(
-            f"unknown model {model!r}{hint}; known: torchvision:<name>, {', '.join(_OWN_MODELS)}"
+            f"unknown model {model!r}{hint}; known: {', '.join([*_FAMILIES.values(), *_OWN_MODELS])}"
         )
+
+    @field_validator("revision", mode="before")
+    @classmethod
+    def _is_a_commit(cls, revision: object) -> object:
+        # YAML reads 1234567 and 12e4567 as numbers
+        if revision is not None and not re.fullmatch(r"[0-9a-f]{7,40}", str(revision)):
+            raise ValueError(
+                f"expected a commit, 7 to 40 hex digits in quotes, found {revision!r}; a branch or tag may move"
+            )
+        return revision
 
     @field_validator("taps")
     @classmethod
@@ -110,22 +199,30 @@ class BackboneOptions(StrictModel):
 
     @model_validator(mode="after")
     def _weights_fit_model(self) -> BackboneOptions:
-        weights = self.weights
+        weights, family = self.weights, self.family
         if self.model == "pixels":
             if weights is not None:
                 raise ValueError(f"pixels has no weights, found weights: {weights}; leave the key out")
-        elif weights is None:
+        elif family == "pt2":
+            if weights is not None:
+                raise ValueError(
+                    f"a pt2 program holds its weights, found weights: {weights}; leave the key out"
+                )
+        elif weights is None and family not in ("timm", "transformers", "python"):
             raise ValueError(
                 f"weights are required for {self.model}: "
                 "an enum name such as DEFAULT, a .safetensors or .pth path, random:<seed> or source:<S>"
             )
-        elif weights.startswith("random:") and not re.fullmatch(r"random:[0-9]{1,9}", weights):
+        elif (weights or "").startswith("random:") and not re.fullmatch(r"random:[0-9]{1,9}", weights or ""):
             raise ValueError(f"weights: expected random:<seed> with a whole number, found {weights!r}")
         elif self.source_model is not None and self.model != "glyphnet":
             raise ValueError(f"weights: {weights} holds a glyphnet, but model is {self.model}")
-        if self.model.startswith("torchvision:") and (self.width is not None or self.image_px is not None):
+        for key, families in _BELONGS.items():
+            if key in self.model_fields_set and family not in families:
+                raise ValueError(f"{key} belongs to {' and '.join(families)}, but model is {self.model}")
+        if self.model not in _OWN_MODELS and (self.width is not None or self.image_px is not None):
             raise ValueError(
-                "width and image_px belong to glyphnet and pixels; a torchvision model takes "
+                f"width and image_px belong to glyphnet and pixels; a {family} model takes "
                 "preprocess: {resize_px, crop_px}"
             )
         return self

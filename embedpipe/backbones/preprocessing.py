@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from embedpipe.backbones.options import PreprocessOptions
+from embedpipe.backbones.staging import Staging
 from embedpipe.errors import ConfigError
 from embedpipe.spec import canonical_json
 
@@ -42,6 +43,8 @@ class Preprocessing:
         Name of the resampling filter; antialiased, as Pillow does.
     on_tensors : bool
         Whether torchvision resamples tensors, or Pillow its images.
+    squash : bool
+        Whether both sides are resized to `resize_px`, whatever the aspect ratio.
     """
 
     resize_px: int
@@ -50,6 +53,15 @@ class Preprocessing:
     std: tuple[float, ...]
     interpolation: str = "bilinear"
     on_tensors: bool = False
+    squash: bool = False
+
+    modality: ClassVar[str] = "image"
+    decoder: ClassVar[str | None] = None  # the one that sources decode images with
+
+    @property
+    def staging(self) -> Staging:
+        """Pixels are staged as bytes, a quarter of the input's."""
+        return Staging(self.input_shape)
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -59,7 +71,10 @@ class Preprocessing:
     def canonical(self) -> str:
         """Canonical JSON: equal steps give equal text."""
         steps = dataclasses.asdict(self)
-        resampler = {"resampler": "torchvision tensor"} if steps.pop("on_tensors") else {}
+        resampler: dict[str, Any] = {"resampler": "torchvision tensor"} if steps.pop("on_tensors") else {}
+        if not steps.pop("squash"):  # as before there was a choice
+            return canonical_json({**steps, "antialias": True, **resampler})
+        resampler["aspect"] = "squashed"
         return canonical_json({**steps, "antialias": True, **resampler})
 
     @property
@@ -106,6 +121,14 @@ class Preprocessing:
         pixels_CHW: torch.Tensor = F.pil_to_tensor(self._resampled(image))
         return pixels_CHW
 
+    def stage(self, sample: Any, part: int = 0) -> torch.Tensor:
+        """`pixels` of one image."""
+        return self.pixels(sample)
+
+    def prepare(self, staged: torch.Tensor) -> torch.Tensor:
+        """`normalise` what is still pixels."""
+        return self.normalise(staged) if staged.dtype == torch.uint8 else staged
+
     def normalise(self, x_NCHW: torch.Tensor) -> torch.Tensor:
         """Pixels, uint8 (..., C, H, W) on any device, to the model's input: float32, memory format kept."""
         x_NCHW = x_NCHW.to(torch.float32) / 255  # v2.to_dtype rounds otherwise
@@ -117,7 +140,6 @@ class Preprocessing:
         return self.normalise(self.pixels(image))
 
     def _resampled(self, image: Any) -> Any:
-        image = F.resize(
-            image, [self.resize_px], interpolation=InterpolationMode(self.interpolation), antialias=True
-        )
+        size = [self.resize_px] * (2 if self.squash else 1)
+        image = F.resize(image, size, interpolation=InterpolationMode(self.interpolation), antialias=True)
         return F.center_crop(image, [self.crop_px, self.crop_px])

@@ -14,12 +14,12 @@ from pathlib import Path
 
 from embedpipe.backbones import BackboneOptions
 from embedpipe.errors import ConfigError
+from embedpipe.extract.batches import Embedded, StepTimes
 from embedpipe.extract.blocks import PlannedBlock, compute_block
 from embedpipe.extract.earlier import EarlierStore
 from embedpipe.extract.options import ExtractOptions, seconds_of
-from embedpipe.extract.pipeline import Embedded, StepTimes
 from embedpipe.extract.run import ExtractSummary, Failures, extract_backbone
-from embedpipe.extract.session import open_session
+from embedpipe.extract.session import Rows, open_session
 from embedpipe.extract.spool import SegmentTask, is_spooled, spool_folder
 from embedpipe.extract.stopping import Stopping
 from embedpipe.extract.verdict import shares_text
@@ -66,6 +66,7 @@ def extract_task(
     stores_dir: Path,
     destination: Path,
     earlier: Sequence[EarlierStore] = (),
+    rows: Rows | None = None,
     progress: Progress = silent,
     say: Callable[[str], None] = lambda text: None,
 ) -> ExtractSummary | None:
@@ -79,7 +80,17 @@ def extract_task(
         None where blocks of other tasks are still to come.
     """
     with open_session(
-        name, options, extract, datasets, root, source_dir, stores_dir, destination, earlier=earlier, say=say
+        name,
+        options,
+        extract,
+        datasets,
+        root,
+        source_dir,
+        stores_dir,
+        destination,
+        earlier=earlier,
+        rows=rows,
+        say=say,
     ) as session:
         plan = session.plan()
         session.check_disk(plan)
@@ -118,6 +129,8 @@ def extract_task(
             )
             if stopping.due() and done < total:
                 raise stopping.error(f"{name}, task {task}", done, total)
+    for note in session.cut_notes():
+        say(note)
     num_left = sum(not is_spooled(folder, digest) for digest in digests)
     if num_left and folder.exists():  # it is gone where another task has committed meanwhile
         say(
@@ -135,6 +148,7 @@ def extract_task(
         stores_dir=stores_dir,
         destination=destination,
         earlier=earlier,
+        rows=rows,
         progress=progress,
         say=say,
     )

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+from embedpipe.extract.batches import Batch, Embedded, StepTimes
 from embedpipe.extract.computer import Computer
-from embedpipe.extract.pipeline import Batch, Embedded, StepTimes, embed
+from embedpipe.extract.pipeline import embed
 from embedpipe.extract.samples import WantedSamples
 from embedpipe.extract.spool import BlockSpool, BlockTask, SegmentTask, binding_of
 from embedpipe.store.group import Group
@@ -79,6 +80,7 @@ def segment_task(
         wanted.source_index(chosen),
         tuple(wanted.locators(chosen)),
         tuple(wanted.names(chosen)),
+        np.asarray(wanted.parts[chosen], np.int32),
     )
 
 
@@ -106,8 +108,7 @@ def compute_block(
     times = times or StepTimes()
     with BlockSpool(folder, task, sync_every_s=sync_every_s, wait_s=wait_s) as spool:
         for segment in task.segments:
-            done = spool.done(segment)
-            _compute_segment(segment, done, computer, spool, decode_threads, times, stop, on_batch)
+            _compute_segment(segment, computer, spool, decode_threads, times, stop, on_batch)
             if stop():
                 return times
         spool.finish()
@@ -116,7 +117,6 @@ def compute_block(
 
 def _compute_segment(
     segment: SegmentTask,
-    done: int,
     computer: Computer,
     spool: BlockSpool,
     decode_threads: int,
@@ -124,7 +124,7 @@ def _compute_segment(
     stop: Callable[[], bool],
     on_batch: Callable[[Embedded, SegmentTask], None],
 ) -> None:
-    places = np.arange(len(segment.rows))
+    places = spool.missing(segment)
 
     def write(embedded: Embedded) -> None:
         on_batch(embedded, segment)
@@ -133,8 +133,8 @@ def _compute_segment(
         spool.append(segment, embedded.batch.rows[ok], embedded.values, embedded.failures, names)
 
     embed(
-        batches_of(segment.rows[done:], places[done:], computer.batch),
-        computer.reader(segment.sources, segment.locators),
+        batches_of(segment.rows[places], places, computer.batch),
+        computer.reader(segment.sources, segment.locators, segment.parts),
         computer.engine(segment.taps),
         write,
         decode_threads=decode_threads,

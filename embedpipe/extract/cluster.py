@@ -18,8 +18,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from embedpipe.errors import ConfigError, StoreError
+from embedpipe.extract.batches import StepTimes
 from embedpipe.extract.blocks import make_task
-from embedpipe.extract.pipeline import StepTimes
 from embedpipe.extract.session import Session
 from embedpipe.extract.spool import clear_block, is_spooled, spool_folder
 from embedpipe.extract.stopping import Stopping
@@ -186,6 +186,7 @@ class DaskBlocks:
             setattr(self._times, step, getattr(self._times, step) + computed.seconds.get(step, 0.0))
         self._times.num_samples += computed.num_samples
         self._failures.num_computed += computed.num_failed
+        self._session.add_cut(computed.num_cut)
 
     def _fill(self) -> None:
         """Send blocks until two a worker are in flight: the next one is there when a worker has finished."""
@@ -254,6 +255,7 @@ class DaskBlocks:
             source_dir=session.source_dir,
             group=session.group.path.resolve(),
             spool=self._folder,
+            windows=session.windows,
         )
         write_file(self._desk / RECIPE, pickle.dumps(recipe))
         write_file(self._desk / WITNESS, self._token.encode())

@@ -39,15 +39,15 @@ class Computer:
     sources: Sequence[Source]
     _engines: dict[tuple[str, ...], Engine] = field(default_factory=dict, repr=False)
 
-    def read(self, source: int, locator: str) -> torch.Tensor:
-        """Decode and resample one sample; uint8 (C, H, W). Raises `UnreadableSample`."""
-        image = self.sources[source].read(locator)
-        assert not isinstance(image, str)
-        return self.backbone.pixels(image)
+    def read(self, source: int, locator: str, part: int = 0) -> torch.Tensor:
+        """What is staged of one sample, or of one window of it. Raises `UnreadableSample`."""
+        return self.backbone.inputs.stage(self.sources[source].read(locator), part)
 
-    def reader(self, sources: np.ndarray, locators: Sequence[str]) -> Callable[[int], torch.Tensor]:
+    def reader(
+        self, sources: np.ndarray, locators: Sequence[str], parts: np.ndarray
+    ) -> Callable[[int], torch.Tensor]:
         """`read` of the i-th of several samples."""
-        return lambda index: self.read(int(sources[index]), locators[index])
+        return lambda index: self.read(int(sources[index]), locators[index], int(parts[index]))
 
     def engine(self, taps: Sequence[str]) -> Engine:
         """The device with the backbone down to the deepest of `taps`, and their reductions."""
@@ -57,7 +57,7 @@ class Computer:
             forward = self.backbone.forward(
                 specs, self.device, as_precision(self.precision), compiled=self.compiled
             )
-            self._engines[names] = open_engine(forward, self.batch, self.backbone.input_shape, self.device)
+            self._engines[names] = open_engine(forward, self.batch, self.backbone.staging, self.device)
         return self._engines[names]
 
     def smallest_pass(self) -> int | None:

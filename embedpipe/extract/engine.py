@@ -4,8 +4,6 @@ On the CPU a batch is computed when it is submitted. On CUDA it is copied from p
 copied back on three streams, so that the thread that submits it is free at once. Knows nothing of stores.
 """
 
-# N samples, C channels, H W height and width
-
 from __future__ import annotations
 
 import contextlib
@@ -18,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from embedpipe.backbones.staging import Staging
 from embedpipe.extract.microbatch import Forward, MicroBatches
 
 Features = dict[str, np.ndarray]
@@ -41,7 +40,9 @@ class Engine(Protocol):
     Attributes
     ----------
     batch : int
-        Samples that every pass is given.
+        Samples that every pass is given; fewer of long texts.
+    staging : Staging
+        What they are staged in.
     micro : MicroBatches
         The part of them that goes through at once.
     shares_cores : bool
@@ -49,25 +50,26 @@ class Engine(Protocol):
     """
 
     batch: int
+    staging: Staging
     micro: MicroBatches
     shares_cores: bool
 
-    def buffer(self) -> torch.Tensor:
-        """A new staging buffer of one batch: uint8 (N, C, H, W), channels last in memory."""
+    def buffer(self, num: int | None = None, length: int | None = None) -> torch.Tensor:
+        """A new staging buffer, as `Staging.buffer` makes it: of one batch, or of `num` texts of one length."""
         ...
 
-    def submit(self, pixels_NCHW: torch.Tensor) -> Pending:
+    def submit(self, staged: torch.Tensor) -> Pending:
         """Begin a batch that stands in a buffer. The buffer is free once the features are there."""
         ...
 
 
 def open_engine(
-    forward: Forward, batch: int, input_shape: tuple[int, ...], device: torch.device, **options: Any
+    forward: Forward, batch: int, staging: Staging, device: torch.device, **options: Any
 ) -> Engine:
     """The engine of a device."""
     if device.type == "cuda":
-        return CudaEngine(forward, batch, input_shape, device, **options)
-    return CpuEngine(forward, batch, input_shape, **options)
+        return CudaEngine(forward, batch, staging, device, **options)
+    return CpuEngine(forward, batch, staging, **options)
 
 
 class CpuEngine:
@@ -79,20 +81,20 @@ class CpuEngine:
         self,
         forward: Forward,
         batch: int,
-        input_shape: tuple[int, ...],
+        staging: Staging,
         *,
         micro: MicroBatches | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self.batch, self.micro = batch, micro or MicroBatches(batch)
-        self._forward, self._shape, self._clock = forward, input_shape, clock
+        self.batch, self.staging, self.micro = batch, staging, micro or MicroBatches(batch)
+        self._forward, self._clock = forward, clock
 
-    def buffer(self) -> torch.Tensor:
-        return _channels_last(self.batch, self._shape)
+    def buffer(self, num: int | None = None, length: int | None = None) -> torch.Tensor:
+        return self.staging.buffer(num or self.batch, length)
 
-    def submit(self, pixels_NCHW: torch.Tensor) -> Pending:
+    def submit(self, staged: torch.Tensor) -> Pending:
         began = self._clock()
-        values = self.micro.run(self._forward, pixels_NCHW)
+        values = self.micro.run(self._forward, staged)
         features = {tap: value.float().numpy() for tap, value in values.items()}
         return _Done(features, self._clock() - began)
 
@@ -125,36 +127,36 @@ class CudaEngine:
         self,
         forward: Forward,
         batch: int,
-        input_shape: tuple[int, ...],
+        staging: Staging,
         device: torch.device,
         *,
         micro: MicroBatches | None = None,
         cuda: Any = torch.cuda,
         pin: bool = True,
     ) -> None:
-        self.batch = batch
+        self.batch, self.staging = batch, staging
         self.micro = micro or MicroBatches(batch, release=cuda.empty_cache)
-        self._forward, self._shape, self._device = forward, input_shape, device
+        self._forward, self._device = forward, device
         self._cuda, self._pin = cuda, pin
         self._in, self._compute, self._out = (cuda.Stream(device=device) for _ in range(3))
 
-    def buffer(self) -> torch.Tensor:
-        return _channels_last(self.batch, self._shape, pin=self._pin)
+    def buffer(self, num: int | None = None, length: int | None = None) -> torch.Tensor:
+        return self.staging.buffer(num or self.batch, length, pin=self._pin)
 
-    def submit(self, pixels_NCHW: torch.Tensor) -> Pending:
+    def submit(self, staged: torch.Tensor) -> Pending:
         cuda = self._cuda
         copied = cuda.Event()
         began, ended = cuda.Event(enable_timing=True), cuda.Event(enable_timing=True)
         with cuda.stream(self._in):
-            x_NCHW = pixels_NCHW.to(self._device, non_blocking=True)
+            x = staged.to(self._device, non_blocking=True)
             copied.record(self._in)
         self._compute.wait_event(copied)
         with cuda.stream(self._compute):
             began.record(self._compute)
-            values = self.micro.run(self._forward, x_NCHW)
+            values = self.micro.run(self._forward, x)
             ended.record(self._compute)
         # memory made on one stream and used on another must not be given away before that use is over
-        x_NCHW.record_stream(self._compute)
+        x.record_stream(self._compute)
         self._out.wait_event(ended)
         held: dict[str, torch.Tensor] = {}
         fetched = cuda.Event()
@@ -177,13 +179,6 @@ class _OnCuda:
 
     def device_s(self) -> float:
         return float(self._began.elapsed_time(self._ended)) / 1e3
-
-
-def _channels_last(batch: int, shape: tuple[int, ...], *, pin: bool = False) -> torch.Tensor:
-    """Zeros (N, C, H, W) whose memory is N, H, W, C: how decoded images lie, and what convolutions want."""
-    num_channels, height, width = shape
-    buffer_NHWC = torch.zeros((batch, height, width, num_channels), dtype=torch.uint8, pin_memory=pin)
-    return buffer_NHWC.permute(0, 3, 1, 2)
 
 
 def yield_to_others() -> None:

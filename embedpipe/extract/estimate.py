@@ -142,7 +142,7 @@ def _calibrate(session: Session, plan: GrowthPlan) -> float:
     times = None
     for _ in range(2):  # the first round warms caches and kernels up
         times = embed(
-            batches, session.computer.reader(task.sources, task.locators), session.engine(segment.taps),
+            batches, session.computer.reader(task.sources, task.locators, task.parts), session.engine(segment.taps),
             lambda embedded: None,
             decode_threads=session.extract.decode_threads,
         )  # fmt: skip

@@ -2,10 +2,11 @@
 
     reader threads ──(≤ prefetch batches)──▶ the calling thread ──(≤ 2 batches)──▶ writer thread
 
-Samples are decoded straight into a staging buffer of the device; there is a fixed number of them, so memory is
-bounded whatever the number of samples. Order is kept throughout. The forward pass always sees full batches: short
-ones are padded with zeros and the padding is dropped, and so is a sample that could not be read, so that what a
-row holds does not depend on its neighbours or on when it was added. Knows nothing of stores or files.
+Images are decoded straight into a staging buffer of the device; there is a fixed number of them, so memory is
+bounded whatever the number of samples. Order is kept; texts are grouped by length instead (`bucketing`). The
+forward pass always sees full batches: short ones are padded with zeros and the padding is dropped, and so is a
+sample that could not be read, so that what a row holds does not depend on its neighbours or on when it was added.
+Knows nothing of stores or files.
 """
 
 from __future__ import annotations
@@ -16,85 +17,17 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from embedpipe.errors import UnreadableSample
+from embedpipe.extract.batches import Batch, Embedded, Read, Staged, StepTimes
+from embedpipe.extract.bucketing import read_by_length
 from embedpipe.extract.engine import Engine, Pending, yield_to_others
 
-Read = Callable[[int], torch.Tensor]  # index of a sample -> uint8 tensor without N
 WRITE_AHEAD = 2  # batches that may wait for the writer
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Rows that go through the backbone together.
-
-    Attributes
-    ----------
-    rows : int64 array, shape (n,)
-        Rows of the store.
-    samples : int64 array, shape (n,)
-        What `read` is called with, aligned to `rows`.
-    """
-
-    rows: np.ndarray
-    samples: np.ndarray
-
-
-@dataclass(frozen=True)
-class Embedded:
-    """Features of one batch, and the rows that have none with the reason."""
-
-    batch: Batch
-    values: dict[str, np.ndarray]
-    ok: np.ndarray
-    failures: dict[int, str]
-
-
-@dataclass
-class StepTimes:
-    """Seconds that each step took.
-
-    Attributes
-    ----------
-    decode_s : float
-        Added up over the reading threads.
-    forward_s, write_s : float
-        The device worked; the writer spooled and committed.
-    wait_read_s, wait_write_s : float
-        The forward step had to wait for samples; for the writer.
-    """
-
-    decode_s: float = 0.0
-    forward_s: float = 0.0
-    write_s: float = 0.0
-    wait_read_s: float = 0.0
-    wait_write_s: float = 0.0
-    total_s: float = 0.0
-    num_samples: int = 0
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
-
-    def add_decode(self, seconds: float) -> None:
-        with self._lock:
-            self.decode_s += seconds
-
-    def shares(self) -> dict[str, float]:
-        """What the run waited for, as parts of the whole: ``decode``, ``forward``, ``write``."""
-        spent = {"decode": self.wait_read_s, "forward": self.forward_s, "write": self.wait_write_s}
-        whole = max(self.total_s, sum(spent.values()), 1e-9)
-        return {step: seconds / whole for step, seconds in spent.items()}
-
-
-@dataclass(frozen=True)
-class _Read:
-    """A batch in its buffer; None or the reason of each sample, once decoded."""
-
-    batch: Batch
-    buffer: torch.Tensor
-    outcomes: list[Future[str | None]]
 
 
 def embed(
@@ -111,12 +44,15 @@ def embed(
 ) -> StepTimes:
     """Drive every batch through the three steps.
 
+    Texts are put into other batches than those given, by their length, and come out in another order; rows of a
+    batch ascend.
+
     Parameters
     ----------
     read
         Runs in `decode_threads` threads; `UnreadableSample` makes the row a failure, other errors end the run.
     engine
-        Takes uint8 (batch, ...) and gives float32 (batch, ...) per tap; driven by the calling thread.
+        Takes a staged batch and gives float32 (batch, ...) per tap; driven by the calling thread.
     write
         Runs in one writer thread, in order. An error in it ends the run.
     stop
@@ -125,12 +61,19 @@ def embed(
     times = times or StepTimes()
     began, before_s = clock(), times.total_s
     free: queue.SimpleQueue[torch.Tensor] = queue.SimpleQueue()
-    for _ in range(prefetch + WRITE_AHEAD + 2):  # one in the forward pass, one being written
+    by_length = bool(engine.staging.lengths)
+    for _ in range(
+        0 if by_length else prefetch + WRITE_AHEAD + 2
+    ):  # one in the forward pass, one being written
         free.put(engine.buffer())
     readers = ThreadPoolExecutor(decode_threads, initializer=yield_to_others if engine.shares_cores else None)
-    with _Writer(write, free, times, clock) as writer, readers:
-        for reading in _read_ahead(batches, read, readers, free, prefetch, times, clock, stop):
-            writer.put(_forward(reading, engine))
+    with _Writer(write, free, times, clock, gives_back=not by_length) as writer, readers:
+        if by_length:
+            reading = read_by_length(batches, read, readers, engine, prefetch, times, clock, stop)
+        else:
+            reading = _read_ahead(batches, read, readers, free, prefetch, times, clock, stop)
+        for staged in reading:
+            writer.put(_forward(staged, engine))
             times.total_s = before_s + clock() - began
     times.total_s = before_s + clock() - began
     return times
@@ -145,7 +88,7 @@ def _read_ahead(
     times: StepTimes,
     clock: Callable[[], float],
     stop: Callable[[], bool],
-) -> Iterator[_Read]:
+) -> Iterator[Staged]:
     def one(index: int, place: torch.Tensor) -> str | None:
         started = clock()
         try:
@@ -157,7 +100,7 @@ def _read_ahead(
         finally:
             times.add_decode(clock() - started)
 
-    ahead: deque[_Read] = deque()
+    ahead: deque[tuple[Batch, torch.Tensor, list[Future[str | None]]]] = deque()
     upcoming = iter(batches)
     try:
         while True:
@@ -165,18 +108,17 @@ def _read_ahead(
                 buffer = free.get()
                 buffer[len(batch.rows) :].zero_()
                 places = zip(batch.samples.tolist(), buffer[: len(batch.rows)], strict=True)
-                ahead.append(_Read(batch, buffer, [readers.submit(one, i, place) for i, place in places]))
+                ahead.append((batch, buffer, [readers.submit(one, i, place) for i, place in places]))
             if not ahead or stop():
                 return
-            reading = ahead.popleft()
+            batch, buffer, outcomes = ahead.popleft()
             started = clock()
-            for outcome in reading.outcomes:
-                outcome.result()
+            reasons = tuple(outcome.result() for outcome in outcomes)
             times.wait_read_s += clock() - started
-            yield reading
+            yield Staged(batch, buffer, reasons, np.flatnonzero([reason is None for reason in reasons]))
     finally:
-        for reading in ahead:
-            for outcome in reading.outcomes:
+        for _, _, outcomes in ahead:
+            for outcome in outcomes:
                 outcome.cancel()
 
 
@@ -184,29 +126,25 @@ def _read_ahead(
 class _Forwarded:
     """A batch on the device, or one of which nothing could be read."""
 
-    batch: Batch
-    buffer: torch.Tensor
-    ok: np.ndarray
-    failures: dict[int, str]
+    staged: Staged
     pending: Pending | None
 
     def wait(self) -> Embedded:
-        if self.pending is None:
-            return Embedded(self.batch, {}, self.ok, self.failures)
-        values = self.pending.values()
-        if self.ok.all() and len(self.ok) == len(self.buffer):
-            return Embedded(self.batch, values, self.ok, self.failures)
-        kept = np.flatnonzero(self.ok)
-        return Embedded(self.batch, {tap: v[kept] for tap, v in values.items()}, self.ok, self.failures)
+        batch, reasons, places = self.staged.batch, self.staged.reasons, self.staged.places
+        failures = {
+            row: reason
+            for row, reason in zip(batch.rows.tolist(), reasons, strict=True)
+            if reason is not None
+        }
+        ok = np.array([reason is None for reason in reasons], dtype=bool)
+        values = {} if self.pending is None else self.pending.values()
+        if len(places) < len(self.staged.buffer):
+            values = {tap: value[places] for tap, value in values.items()}
+        return Embedded(batch, values, ok, failures)
 
 
-def _forward(reading: _Read, engine: Engine) -> _Forwarded:
-    reasons = [outcome.result() for outcome in reading.outcomes]
-    pairs = zip(reading.batch.rows.tolist(), reasons, strict=True)
-    failures = {row: reason for row, reason in pairs if reason is not None}
-    ok = np.array([reason is None for reason in reasons], dtype=bool)
-    pending = engine.submit(reading.buffer) if ok.any() else None
-    return _Forwarded(reading.batch, reading.buffer, ok, failures, pending)
+def _forward(staged: Staged, engine: Engine) -> _Forwarded:
+    return _Forwarded(staged, engine.submit(staged.buffer) if len(staged.places) else None)
 
 
 class _Writer:
@@ -218,8 +156,11 @@ class _Writer:
         free: queue.SimpleQueue[torch.Tensor],
         times: StepTimes,
         clock: Callable[[], float],
+        *,
+        gives_back: bool,
     ) -> None:
         self._write, self._free, self._times, self._clock = write, free, times, clock
+        self._gives_back = gives_back
         self._queue: queue.Queue[_Forwarded | None] = queue.Queue(maxsize=WRITE_AHEAD)
         self._error: BaseException | None = None
         self._device_wait_s = 0.0
@@ -246,7 +187,8 @@ class _Writer:
             except BaseException as error:
                 self._error = error
             finally:
-                self._free.put(item.buffer)
+                if self._gives_back:
+                    self._free.put(item.staged.buffer)
 
     def _one(self, item: _Forwarded) -> None:
         started = self._clock()
@@ -255,7 +197,7 @@ class _Writer:
         self._device_wait_s += waited - started
         self._write(embedded)
         self._times.write_s += self._clock() - waited
-        self._times.num_samples += len(item.batch.rows)
+        self._times.num_samples += len(item.staged.batch.rows)
         if item.pending is not None:
             self._times.forward_s += item.pending.device_s()
 

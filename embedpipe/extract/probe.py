@@ -1,9 +1,9 @@
 """The built-in batch: does this backbone still compute the features that it stored?
 
 A few images with natural (1/f) statistics are made from integers alone, so that they are equal on every
-machine; their features are kept beside the store. Each run computes them again. Cosine similarity is blind
-here (another resize still scores 0.997), so the error is the relative L2 distance of each sample's feature
-from the batch's mean feature.
+machine, and a few texts are of several scripts and lengths; their features are kept beside the store. Each run
+computes them again. Cosine similarity is blind here (another resize still scores 0.997), so the error is the
+relative L2 distance of each sample's feature from the batch's mean feature.
 """
 
 from __future__ import annotations
@@ -11,13 +11,35 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+import torch
 from PIL import Image
 
+from embedpipe.backbones.backbone import Backbone, Forward
 from embedpipe.errors import ProbeMismatch
 
 # Relative L2 error that the same backbone may show on another library build, thread count or batch size.
 # One convolution scaled by 1.001 gives 5e-4 in float32; bfloat16 against float32 gives about 4e-3.
 TOLERANCE = {"float32": 1e-4, "float16": 3e-3, "bfloat16": 1.5e-2}
+
+_TEXTS = (
+    "Yes.",
+    "Free entry in 2 a weekly competition! Text WIN to 80086 now.",
+    "The committee met on 14 March 1997 and adjourned without a decision.",
+    "Wer nichts weiß, muss alles glauben.",
+    "昨天下午，图书馆里只剩下几个学生在看书。",
+    "Москва — столица России.",
+    "def mean(values): return sum(values) / len(values)  # fails where there are none",
+    "It was late in the afternoon when the ferry reached the island. Nobody stood on the quay but an old man with a "
+    "dog, who looked at the passengers as though he were counting them. The rain had stopped; water ran from the "
+    "roofs into barrels, and somewhere behind the church a door was banging in the wind.",
+    "A frozen model is expensive to run and cheap to learn from. Its first layers keep what words look like, its "
+    "middle layers how they go together, its last what they were trained to tell apart; which of them serves another "
+    "task best is seldom known beforehand. So it is run once over everything, each layer's output is kept, and small "
+    "models are trained on what was kept. They take seconds, which leaves time to ask whether a difference between "
+    "two of them is more than chance.\n\nThis text is here because its features say, each time a store is opened, "
+    "whether the tokenizer, the weights and the arithmetic are still what they were: 3 + 4 = 7; £12.50; 25 % off; "
+    "naïve façade; https://example.org/a?b=c#d.",
+)
 
 _SIZES_PX = ((256, 256), (320, 240), (240, 320), (97, 131), (64, 64), (512, 384))
 
@@ -41,6 +63,38 @@ def probe_images() -> list[Image.Image]:
         low, high = total.min(), total.max()
         images.append(Image.fromarray(((total - low) * 255 // (high - low)).astype(np.uint8)))
     return images
+
+
+def probe_texts() -> list[str]:
+    """Nine texts: one word to two paragraphs, several scripts, digits, code and signs."""
+    return list(_TEXTS)
+
+
+def probe_features(backbone: Backbone, forward: Forward) -> dict[str, np.ndarray]:
+    """Features of the built-in batch by tap name, float32; texts in batches of their lengths, as in a run."""
+    if backbone.modality != "text":
+        images = torch.stack([backbone.preprocess(image) for image in probe_images()])
+        return {tap: value.float().cpu().numpy() for tap, value in forward(images).items()}
+    staging = backbone.staging
+    staged = [backbone.inputs.stage(text) for text in probe_texts()]
+    if not staging.lengths:
+        found = forward(backbone.inputs.prepare(torch.stack(staged)))
+        return {tap: value.float().cpu().numpy() for tap, value in found.items()}
+    lengths = [staging.padded(len(ids)) for ids in staged]
+    rows: dict[str, list[np.ndarray]] = {}
+    of_length: dict[int, dict[str, np.ndarray]] = {}
+    for length in sorted(set(lengths)):
+        chosen = [ids for ids, own in zip(staged, lengths, strict=True) if own == length]
+        buffer = staging.buffer(len(chosen), length)
+        for place, ids in zip(buffer, chosen, strict=True):
+            place[: len(ids)] = ids
+        of_length[length] = {tap: value.float().cpu().numpy() for tap, value in forward(buffer).items()}
+    taken = dict.fromkeys(lengths, 0)
+    for length in lengths:
+        for tap, value in of_length[length].items():
+            rows.setdefault(tap, []).append(value[taken[length]])
+        taken[length] += 1
+    return {tap: np.stack(values) for tap, values in rows.items()}
 
 
 def relative_error(reference: np.ndarray, found: np.ndarray) -> float:

@@ -16,11 +16,12 @@ import numpy as np
 import torch
 
 from embedpipe.backbones.backbone import Backbone
+from embedpipe.backbones.staging import Staging
 from embedpipe.errors import ConfigError
 from embedpipe.extract.device import MAX_PRECISION_ERROR, as_precision, precision_errors, resolve_precision
 from embedpipe.extract.microbatch import Forward, search_batch
 from embedpipe.extract.options import ExtractOptions
-from embedpipe.extract.probe import probe_images
+from embedpipe.extract.probe import probe_features
 from embedpipe.extract.seeding import Earlier
 from embedpipe.sources.decode import DECODER
 from embedpipe.spec import BackboneSpec, TapSpec
@@ -40,9 +41,8 @@ class Builtin:
 
     def features(self, precision: str) -> Features:
         if precision not in self._known:
-            x = torch.stack([self._backbone.preprocess(image) for image in probe_images()])
             forward = self._backbone.forward(self._tap_specs, self._device, as_precision(precision))
-            self._known[precision] = {tap: v.float().cpu().numpy() for tap, v in forward(x).items()}
+            self._known[precision] = probe_features(self._backbone, forward)
         return self._known[precision]
 
 
@@ -113,7 +113,7 @@ def spec_of(backbone: Backbone, precision: str, device: torch.device) -> Backbon
     return BackboneSpec(
         architecture=backbone.architecture,
         weights_digest=backbone.weights_digest,
-        decoder=DECODER,
+        decoder=backbone.inputs.decoder or DECODER,
         preprocessing=backbone.preprocessing,
         precision=precision,
         device_kind=device.type,
@@ -148,7 +148,7 @@ def resolve_batch(
     wanted: int | str,
     spec: BackboneSpec,
     device: torch.device,
-    input_shape: tuple[int, ...],
+    staging: Staging,
     forward: Forward,
     stores_dir: Path,
 ) -> tuple[int, list[str]]:
@@ -162,7 +162,7 @@ def resolve_batch(
         return known[name], []
 
     def make(size: int) -> torch.Tensor:
-        return torch.zeros((size, *input_shape), dtype=torch.uint8, device=device)
+        return staging.trial(size, device)
 
     synchronise = torch.cuda.synchronize if device.type == "cuda" else _nothing
     found = search_batch(forward, make, synchronise)

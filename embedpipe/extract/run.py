@@ -19,14 +19,15 @@ import numpy as np
 
 from embedpipe.backbones import BackboneOptions
 from embedpipe.errors import Stopped, TooManyFailed
+from embedpipe.extract.batches import Embedded, StepTimes
 from embedpipe.extract.blocks import batches_of, segment_task
 from embedpipe.extract.cluster import DaskBlocks
 from embedpipe.extract.earlier import EarlierStore
 from embedpipe.extract.options import ExtractOptions, seconds_of
-from embedpipe.extract.pipeline import Embedded, StepTimes, embed
+from embedpipe.extract.pipeline import embed
 from embedpipe.extract.samples import WantedSamples
 from embedpipe.extract.saved import Saved, add_saved
-from embedpipe.extract.session import Session, open_session
+from embedpipe.extract.session import Rows, Session, open_session
 from embedpipe.extract.spool import SegmentTask, binding_of, clear_spool, spool_folder, take_over
 from embedpipe.extract.stopping import Stopping
 from embedpipe.extract.verdict import Verdict, judge, shares_text
@@ -85,6 +86,7 @@ def extract_backbone(
     stores_dir: Path,
     destination: Path,
     earlier: Sequence[EarlierStore] = (),
+    rows: Rows | None = None,
     limit: int | None = None,
     progress: Progress = silent,
     say: Callable[[str], None] = lambda text: None,
@@ -101,6 +103,8 @@ def extract_backbone(
         The folder of working stores, and the published store; they must share a filesystem.
     earlier
         Where this store was published before, to take from what the working store lacks.
+    rows
+        ``rows:`` of data sets by name, where long texts are windows.
     limit
         Most samples to embed in this run.
 
@@ -118,7 +122,17 @@ def extract_backbone(
         If a signal, `stop_after` or `limit` ended the run before it was done; nothing is published then.
     """
     with open_session(
-        name, options, extract, datasets, root, source_dir, stores_dir, destination, earlier=earlier, say=say
+        name,
+        options,
+        extract,
+        datasets,
+        root,
+        source_dir,
+        stores_dir,
+        destination,
+        earlier=earlier,
+        rows=rows,
+        say=say,
     ) as session:
         for note in session.notes:
             say(note)
@@ -131,7 +145,7 @@ def extract_backbone(
         if plan.blocks:
             with Stopping(after_s) as stopping:
                 _run_blocks(session, plan, failures, times, stopping, progress, say)
-        for note in session.memory_notes():
+        for note in [*session.memory_notes(), *session.cut_notes()]:
             session.notes.append(note)
             say(note)
         left = whole.num_rows_to_compute - plan.num_rows_to_compute
@@ -186,13 +200,17 @@ def _run_blocks(
         for block in plan.blocks:
             digest = "" if dask is None else dask.wait_for(block, done)
             with session.group.writer(
-                plan, block, batch=session.batch, sync_every_s=options.journal_s
+                plan,
+                block,
+                batch=session.batch,
+                any_order=bool(session.backbone.staging.lengths),
+                sync_every_s=options.journal_s,
             ) as writer:
                 if folder.exists():
                     binding = binding_of(plan, block, session.group.block_keys(plan, block), session.batch)
                     failures.add(take_over(folder, binding, block, writer), plan, computed=False)
                 for index, segment in enumerate(block.segments):
-                    rows = segment.rows[writer.done(index) :]
+                    rows = writer.missing(index)
                     done += len(segment.rows) - len(rows)
                     progress(done, total, "samples")
                     if not len(rows):
@@ -210,7 +228,7 @@ def _run_blocks(
 
                     embed(
                         batches_of(rows, np.arange(len(rows)), session.batch),
-                        session.computer.reader(task.sources, task.locators),
+                        session.computer.reader(task.sources, task.locators, task.parts),
                         session.engine(segment.taps),
                         write,
                         decode_threads=options.decode_threads,

@@ -29,6 +29,8 @@ class WantedSamples:
     sources : tuple of Source
         One a data set.
     listed : tuple of ListedSamples
+    samples : int64 array, shape (n,), or None
+        Which of the samples listed each row is of; None where each is one row.
     starts : int64 array, shape (number of data sets + 1,)
         Of each data set among the samples.
     """
@@ -38,27 +40,31 @@ class WantedSamples:
     sources: tuple[Source, ...]
     listed: tuple[ListedSamples, ...]
     starts: np.ndarray
+    samples: np.ndarray | None = None
 
     def __len__(self) -> int:
-        return int(self.starts[-1])
+        return len(self.keys)
 
-    def source_index(self, samples: Indices) -> np.ndarray:
-        """Which source reads each. int64, shape of `samples`."""
-        return np.searchsorted(self.starts, samples, side="right") - 1
+    def source_index(self, rows: Indices) -> np.ndarray:
+        """Which source reads each. int64, shape of `rows`."""
+        return np.searchsorted(self.starts, self._samples_of(rows), side="right") - 1
 
-    def locators(self, samples: Indices) -> list[str]:
+    def locators(self, rows: Indices) -> list[str]:
         """Where each is read, by its source."""
-        return self._each(samples, lambda listed, local: listed.take("locator", local))
+        return self._each(rows, lambda listed, local: listed.take("locator", local))
 
-    def names(self, samples: Indices) -> list[str]:
+    def names(self, rows: Indices) -> list[str]:
         """``<data set>/<sample_id>`` of each, for messages."""
         return self._each(
-            samples,
+            rows,
             lambda listed, local: [f"{listed.dataset}/{one}" for one in listed.take("sample_id", local)],
         )
 
-    def _each(self, samples: Indices, take: Callable[[ListedSamples, Indices], list[str]]) -> list[str]:
-        of = self.source_index(samples)
+    def _samples_of(self, rows: Indices) -> np.ndarray:
+        return rows if self.samples is None else self.samples[rows]
+
+    def _each(self, rows: Indices, take: Callable[[ListedSamples, Indices], list[str]]) -> list[str]:
+        of, samples = self.source_index(rows), self._samples_of(rows)
         out = np.empty(len(samples), object)
         for number in np.unique(of).tolist():
             here = np.flatnonzero(of == number)

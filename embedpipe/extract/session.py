@@ -18,6 +18,7 @@ import torch
 
 from embedpipe.backbones import BackboneOptions, load_backbone
 from embedpipe.backbones.backbone import Backbone
+from embedpipe.backbones.tokens import TokenInputs
 from embedpipe.errors import DiskFullError, ProbeMismatch, StoreLocked, UnreadableSample
 from embedpipe.extract.computer import Computer
 from embedpipe.extract.device import as_precision, resolve_device
@@ -28,14 +29,16 @@ from embedpipe.extract.probe import check_probe
 from embedpipe.extract.resolve import Features, resolve, resolve_batch
 from embedpipe.extract.samples import WantedSamples, gather
 from embedpipe.extract.seeding import Earlier, seed_group
+from embedpipe.extract.windows import Windows, lay_out, windows_of, with_windows
 from embedpipe.manifest.listed import ListedSamples
-from embedpipe.sources.base import Source
+from embedpipe.sources.base import Source, WindowOptions
 from embedpipe.spec import BackboneSpec, TapSpec, canonical_json
 from embedpipe.store.disk import replace_file
 from embedpipe.store.group import Group, find_groups, open_group
 from embedpipe.store.plan import GrowthPlan
 from embedpipe.store.publishing import check_same_filesystem
 
+Rows = Mapping[str, WindowOptions | None]
 DISK_FACTOR = 2.0  # the journal holds a block beside the shards that are made of it
 
 
@@ -55,6 +58,7 @@ class Session:
     root: Path
     source_dir: Path
     notes: list[str] = field(default_factory=list)
+    windows: Windows | None = None
 
     @property
     def tap_names(self) -> list[str]:
@@ -70,9 +74,10 @@ class Session:
         return self.computer.batch
 
     def read(self, index: int) -> torch.Tensor:
-        """Decode and resample one wanted sample; uint8 (C, H, W)."""
-        some = np.array([index])
-        return self.computer.read(int(self.wanted.source_index(some)[0]), self.wanted.locators(some)[0])
+        """What is staged of one wanted row."""
+        some, wanted = np.array([index]), self.wanted
+        source, locator = int(wanted.source_index(some)[0]), wanted.locators(some)[0]
+        return self.computer.read(source, locator, int(wanted.parts[index]))
 
     def warm_up(self, plan: GrowthPlan) -> None:
         """Read the first sample that is missing: what its source imports and opens is no cost of decoding."""
@@ -91,6 +96,23 @@ class Session:
         return [
             f"{self.name}: the device's memory ran out with batches of {self.batch}; they went through in passes "
             f"of {size}; free memory, or set extract.batch: {size}"
+        ]
+
+    def add_cut(self, num: int) -> None:
+        """Count texts that another process has cut."""
+        if isinstance(self.backbone.inputs, TokenInputs):
+            self.backbone.inputs.cut.add(num)
+
+    def cut_notes(self) -> list[str]:
+        """How many texts were longer than the backbone takes, in a sentence."""
+        inputs = self.backbone.inputs
+        num = inputs.cut.num if isinstance(inputs, TokenInputs) else 0
+        if not num:
+            return []
+        assert isinstance(inputs, TokenInputs)
+        return [
+            f"{self.name}: {num:,} texts embedded now were longer than {inputs.max_length} tokens and were cut there; "
+            "datasets.<name>.rows: {tokens, overlap} embeds all of them as windows"
         ]
 
     def plan(self, limit: int | None = None) -> GrowthPlan:
@@ -148,6 +170,7 @@ class Session:
             "role": self.options.role,
             "modality": self.backbone.modality,
             "spec": self.spec.to_dict(),
+            **({"origin": self.backbone.origin} if self.backbone.origin else {}),
             **({"precision_errors": errors} if errors else {}),
             "taps": {
                 tap.name: {
@@ -172,6 +195,7 @@ def open_session(
     destination: Path,
     *,
     earlier: Sequence[EarlierStore] = (),
+    rows: Rows | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Iterator[Session]:
     """Load, resolve, lock, recover, probe, seed; leave with the lock released.
@@ -181,6 +205,8 @@ def open_session(
     earlier
         Where this backbone's store was published before, the nearest first: the working store takes from them
         what it lacks.
+    rows
+        ``rows:`` of data sets by name, where long texts are windows.
     say
         Told who holds the store while this run waits for it.
 
@@ -193,6 +219,10 @@ def open_session(
     check_same_filesystem(stores_dir, destination.parent)
     backbone = load_backbone(name, options, root, source_dir=source_dir)
     wanted = gather(datasets, name, backbone.modality)
+    own = [m.dataset for m, _ in datasets if m.modality == backbone.modality]
+    windows = windows_of(backbone, {dataset: (rows or {}).get(dataset) for dataset in own})
+    backbone = with_windows(backbone, windows, f"params.yaml: datasets.{own[0]}.rows")
+    wanted = lay_out(wanted, backbone, stores_dir, threads=extract.decode_threads)
     device = resolve_device(extract.device)
     before = [Earlier(store) for store in earlier]
     resolved = resolve(backbone, extract, device, stores_dir, before)
@@ -216,9 +246,7 @@ def open_session(
         if new:
             group.save_probe({**stored, **new})
         forward = backbone.forward(tap_specs, device, as_precision(spec.precision), compiled=extract.compile)
-        batch, found_notes = resolve_batch(
-            extract.batch, spec, device, backbone.input_shape, forward, stores_dir
-        )
+        batch, found_notes = resolve_batch(extract.batch, spec, device, backbone.staging, forward, stores_dir)
         computer = Computer(
             backbone, device, spec.precision, tap_specs, batch, extract.compile, wanted.sources
         )
@@ -235,6 +263,7 @@ def open_session(
             root.resolve(),
             source_dir.resolve(),
             notes + found_notes,
+            windows,
         )
 
 

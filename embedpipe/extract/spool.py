@@ -42,6 +42,8 @@ class SegmentTask:
     sources : int64 array, shape (n,)
         Which source reads each.
     locators, names : tuple of str
+    parts : int32 array, shape (n,)
+        Which window of a text each row is.
     """
 
     rows: npt.NDArray[np.int64]
@@ -49,6 +51,7 @@ class SegmentTask:
     sources: npt.NDArray[np.int64]
     locators: tuple[str, ...]
     names: tuple[str, ...]
+    parts: npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -132,15 +135,14 @@ class BlockSpool:
             self._journal.close()
             self._stack.close()
 
-    def done(self, segment: SegmentTask) -> int:
-        """Leading rows of a segment that are spooled already."""
+    def missing(self, segment: SegmentTask) -> npt.NDArray[np.int64]:
+        """Places of the rows of a segment that are not spooled yet, ascending."""
         assert self._journal is not None
         records = self._journal.records
         spooled = np.concatenate(
             [np.zeros(0, np.int64), *(r.rows for r in records), *(_hole_rows(r.holes) for r in records)]
         )
-        missing = ~np.isin(segment.rows, spooled)
-        return int(np.argmax(missing)) if missing.any() else len(missing)
+        return np.flatnonzero(~np.isin(segment.rows, spooled))
 
     def append(
         self,
@@ -173,7 +175,7 @@ def is_spooled(folder: Path, digest: str) -> bool:
 
 
 def take_over(folder: Path, binding: Binding, block: Block, writer: BlockWriter) -> dict[int, str]:
-    """Give the writer of a block what was spooled of it, batch by batch from where it stands.
+    """Give the writer of a block what was spooled of it, batch by batch.
 
     Returns
     -------
@@ -185,15 +187,15 @@ def take_over(folder: Path, binding: Binding, block: Block, writer: BlockWriter)
         return {}
     failed: dict[int, str] = {}
     for index, segment in enumerate(block.segments):
-        done = writer.done(index)
+        missing = writer.missing(index)
         for record in found.records:
-            every = np.sort(np.concatenate([record.rows, _hole_rows(record.holes)]))
-            if not len(every) or not np.array_equal(every, segment.rows[done : done + len(every)]):
+            every = np.concatenate([record.rows, _hole_rows(record.holes)])
+            if not len(every) or not np.isin(every, missing).all():
                 continue
             values = {name: found.read(record, name) for name in segment.taps if len(record.rows)}
             writer.append(record.rows, values, record.holes)
             failed |= record.holes
-            done += len(every)
+            missing = missing[~np.isin(missing, every)]
     return failed
 
 

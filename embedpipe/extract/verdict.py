@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from embedpipe.extract.pipeline import StepTimes
+from embedpipe.extract.batches import StepTimes
 
 
 @dataclass(frozen=True)

@@ -19,15 +19,17 @@ import numpy as np
 import torch
 
 from embedpipe.backbones import BackboneOptions, load_backbone
+from embedpipe.backbones.tokens import TokenInputs
 from embedpipe.errors import ConfigError, SpecMismatch, StoreError
+from embedpipe.extract.batches import Embedded, StepTimes
 from embedpipe.extract.blocks import compute_block
 from embedpipe.extract.computer import Computer
 from embedpipe.extract.device import resolve_device
 from embedpipe.extract.options import ExtractOptions
-from embedpipe.extract.pipeline import Embedded, StepTimes
 from embedpipe.extract.probe import check_probe
 from embedpipe.extract.resolve import Builtin, spec_of
 from embedpipe.extract.spool import BlockTask, SegmentTask
+from embedpipe.extract.windows import Windows, with_windows
 from embedpipe.sources.base import Source
 from embedpipe.spec import BackboneSpec
 from embedpipe.store.group import probe_path
@@ -52,6 +54,8 @@ class Recipe:
         As for `load_backbone`; absolute.
     group, spool : Path
         The working group, and the folder of its spooled blocks; absolute, on a file system that all share.
+    windows : (tokens, overlap) or None
+        How long texts are laid out.
     """
 
     name: str
@@ -64,6 +68,7 @@ class Recipe:
     source_dir: Path
     group: Path
     spool: Path
+    windows: Windows | None = None
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,8 @@ class Computed:
         Fields of `StepTimes` to be added up.
     num_failed : int
         Samples that could not be read, of those tried here.
+    num_cut : int
+        Texts that were longer than the backbone takes.
     """
 
     host: str
@@ -102,6 +109,7 @@ class Computed:
     seconds: dict[str, float]
     num_samples: int
     num_failed: int
+    num_cut: int = 0
 
 
 def check_shared(desk: Path, token: str) -> None:
@@ -141,6 +149,7 @@ def open_computer(recipe: Recipe) -> Computer:
             f"{device.type}; start workers where there is one, or set extract.device"
         )
     backbone = load_backbone(recipe.name, recipe.options, recipe.root, source_dir=recipe.source_dir)
+    backbone = with_windows(backbone, recipe.windows, "params.yaml: datasets: rows")
     if backbone.preprocessing != recipe.spec.preprocessing and backbone.can_resample_tensors:
         backbone = backbone.resampling_tensors()
     found = spec_of(backbone, recipe.spec.precision, device)
@@ -230,6 +239,8 @@ class Workbench:
         before = {id(s): sum(len(t.rows) for t in task.segments[:i]) for i, s in enumerate(task.segments)}
         failed: list[tuple[int, str]] = []
         num_failed, reported = 0, clock()
+        inputs = computer.backbone.inputs
+        cut_before = inputs.cut.num if isinstance(inputs, TokenInputs) else 0
 
         def on_batch(embedded: Embedded, segment: SegmentTask) -> None:
             nonlocal num_failed, reported
@@ -252,9 +263,10 @@ class Workbench:
             stop=lambda: self._stopped == token,
             on_batch=on_batch,
         )
+        num_cut = inputs.cut.num - cut_before if isinstance(inputs, TokenInputs) else 0
         seconds = {step: float(getattr(times, step)) for step in STEPS}
         whole = self._stopped != token
-        return Computed(socket.gethostname(), whole, seconds, times.num_samples, num_failed)
+        return Computed(socket.gethostname(), whole, seconds, times.num_samples, num_failed, num_cut)
 
 
 BENCH = Workbench()  # one a process, for that is what holds a model

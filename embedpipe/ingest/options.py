@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from embedpipe.params import StrictModel
+from embedpipe.sources.base import WindowOptions
 from embedpipe.sources.folder import FolderOptions
 from embedpipe.sources.glyphs import GlyphsOptions
 from embedpipe.sources.sklearn import SklearnOptions
@@ -70,6 +71,11 @@ class DatasetOptions(StrictModel):
         description="Label column whose equal values never straddle splits, e.g. a patient or a product.",
     )
     split: SplitOptions = Field(default_factory=SplitOptions, description="Train, val and test.")
+    rows: WindowOptions | None = Field(
+        default=None,
+        description="Long texts as windows, several rows a sample; null: a text longer than the backbone takes is cut, "
+        "and counted.",
+    )
     max_failed: float = Field(
         default=0.01,
         ge=0.0,

@@ -3,7 +3,8 @@
 Knows nothing of names, options or models: the caller has checked that layout and shape fit.
 """
 
-# N samples, C channels, H W height and width, P places (H·W, or patch tokens), T tokens, D features
+# N samples, C channels, H W height and width, P places (H·W, or patch tokens), T tokens,
+# L tokens of a text with its padding, D features
 
 from __future__ import annotations
 
@@ -41,6 +42,42 @@ def reduce(family: str, x: torch.Tensor, layout: str, *, k: int = 0, num_prefix:
         exported = torch.compiler.is_exporting()
         shared = exported or out.untyped_storage().data_ptr() == source.untyped_storage().data_ptr()
         return out.clone() if shared else out
+
+
+def reduce_text(family: str, x_NLD: torch.Tensor, mask_NL: torch.Tensor) -> torch.Tensor:
+    """Apply one reduction to the tokens of texts; padding counts for nothing.
+
+    Parameters
+    ----------
+    x_NLD : float tensor, shape (N, L, D)
+    mask_NL : bool tensor, shape (N, L)
+        True for the first tokens of each text, at least one.
+    """
+    with torch.autocast(x_NLD.device.type, enabled=False):
+        x_NLD, count_N = x_NLD.float(), mask_NL.sum(dim=1)
+        inside_NLD = mask_NL[:, :, None]
+        match family:
+            case "mean_tokens":
+                return x_NLD.masked_fill(~inside_NLD, 0.0).sum(dim=1) / count_N[:, None]
+            case "mean_std":
+                return _mean_std_of_texts(x_NLD, inside_NLD, count_N)
+            case "max_tokens":
+                return x_NLD.masked_fill(~inside_NLD, -torch.inf).amax(dim=1)
+            case "cls":
+                return x_NLD[:, 0].clone()
+            case "last_token":
+                return x_NLD[torch.arange(len(x_NLD), device=x_NLD.device), count_N - 1]
+            case "length":
+                return count_N[:, None].float()
+            case _:
+                return x_NLD.masked_fill(~inside_NLD, 0.0)
+
+
+def _mean_std_of_texts(x_NLD: torch.Tensor, inside_NLD: torch.Tensor, count_N: torch.Tensor) -> torch.Tensor:
+    mean_ND = x_NLD.masked_fill(~inside_NLD, 0.0).sum(dim=1) / count_N[:, None]
+    squared_NLD = (x_NLD - mean_ND[:, None]).square().masked_fill(~inside_NLD, 0.0)
+    std_ND = (squared_NLD.sum(dim=1) / count_N[:, None]).sqrt()
+    return torch.cat([mean_ND, std_ND], dim=1)
 
 
 def gap(x_NCP: torch.Tensor) -> torch.Tensor:
@@ -103,7 +140,7 @@ def grid(x_NCHW: torch.Tensor, k: int) -> torch.Tensor:
     return F.adaptive_avg_pool2d(x_NCHW, k).flatten(1)
 
 
-_POOLS = {"gap": gap, "mean_tokens": gap, "gmp": gmp, "gem": gem, "mean_std": mean_std}
+_POOLS = {"gap": gap, "mean_tokens": gap, "gmp": gmp, "max_tokens": gmp, "gem": gem, "mean_std": mean_std}
 
 
 def _places(x: torch.Tensor, layout: str, num_prefix: int) -> torch.Tensor:

@@ -17,29 +17,35 @@ from embedpipe.params import did_you_mean
 if TYPE_CHECKING:
     import torch
 
-# N samples, C channels, H W height and width, T tokens, D features
-Layout = Literal["NCHW", "NHWC", "NTD", "ND", "other"]
-"""Order of a node's axes: maps of a CNN, maps of Swin, tokens, vectors; ``other`` when it cannot be told."""
+# N samples, C channels, H W height and width, T tokens, L tokens of a text with its padding, D features
+Layout = Literal["NCHW", "NHWC", "NTD", "NLD", "ND", "other"]
+"""Order of a node's axes: maps of a CNN, maps of Swin, tokens of an image, tokens of a text of any length, vectors;
+``other`` when it cannot be told."""
 
 MAPS: tuple[Layout, ...] = ("NCHW", "NHWC")
 PLACES: tuple[Layout, ...] = ("NCHW", "NHWC", "NTD")
 ANY: tuple[Layout, ...] = ("NCHW", "NHWC", "NTD", "ND", "other")
+TOKENS: tuple[Layout, ...] = ("NTD", "NHWC", "NLD")
 
 FITS: dict[str, tuple[Layout, ...]] = {
     "gap": PLACES,
     "gmp": PLACES,
     "gem": PLACES,
-    "mean_std": PLACES,
+    "mean_std": (*PLACES, "NLD"),
     "grid": PLACES,
-    "cls": ("NTD",),
-    "mean_tokens": ("NTD", "NHWC"),
+    "cls": ("NTD", "NLD"),
+    "mean_tokens": TOKENS,
+    "max_tokens": TOKENS,
+    "last_token": ("NLD",),
+    "length": ("NLD",),
     "flatten": ANY,
-    "none": ANY,
+    "none": (*ANY, "NLD"),
 }
 _WORDS = {
     "NCHW": "a map (channels first)",
     "NHWC": "a map (channels last)",
     "NTD": "a sequence of tokens",
+    "NLD": "the tokens of a text",
     "ND": "a vector a sample",
     "other": "neither a map nor tokens nor a vector",
 }
@@ -87,8 +93,10 @@ class Reduction:
         self._check(in_shape, layout, num_prefix)
         channels = in_shape[0] if layout == "NCHW" else in_shape[-1]
         match self.family:
-            case "gap" | "gmp" | "gem" | "cls" | "mean_tokens":
+            case "gap" | "gmp" | "gem" | "cls" | "mean_tokens" | "max_tokens" | "last_token":
                 return (channels,)
+            case "length":
+                return (1,)
             case "mean_std":
                 return (2 * channels,)
             case "grid":
@@ -98,7 +106,9 @@ class Reduction:
             case _:
                 return (in_shape[2], in_shape[0], in_shape[1]) if layout == "NHWC" else in_shape
 
-    def apply(self, x: torch.Tensor, layout: Layout, *, num_prefix: int = 0) -> torch.Tensor:
+    def apply(
+        self, x: torch.Tensor, layout: Layout, *, num_prefix: int = 0, mask_NL: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Reduce a batch.
 
         Parameters
@@ -109,7 +119,10 @@ class Reduction:
             Order of its axes.
         num_prefix : int
             Tokens before the patch tokens. `cls` reads the first of them; every other reduction of
-            tokens leaves them out, except `flatten` and `none`, which keep all.
+            tokens leaves them out, except `flatten` and `none`, which keep all. Of a text nothing is left out:
+            `cls` reads the first token, and `num_prefix` says whether that stands for the whole.
+        mask_NL : bool tensor, shape (N, L), optional
+            Which tokens of a text are its own and no padding; layout ``NLD`` only, and needed there.
 
         Returns
         -------
@@ -123,10 +136,13 @@ class Reduction:
         from embedpipe.reduce import ops
 
         self._check(tuple(x.shape[1:]), layout, num_prefix)
+        if layout == "NLD":
+            assert mask_NL is not None
+            return ops.reduce_text(self.family, x, mask_NL)
         return ops.reduce(self.family, x, layout, k=self.k, num_prefix=num_prefix)
 
     def _check(self, in_shape: tuple[int, ...], layout: Layout, num_prefix: int) -> None:
-        ndim = {"NCHW": 3, "NHWC": 3, "NTD": 2, "ND": 1}.get(layout, len(in_shape))
+        ndim = {"NCHW": 3, "NHWC": 3, "NTD": 2, "NLD": 2, "ND": 1}.get(layout, len(in_shape))
         if len(in_shape) != ndim:
             raise ShapeError(
                 f"{self.name}: layout {layout} has {ndim} axes besides N, "
@@ -141,6 +157,8 @@ class Reduction:
         if self.family == "cls" and num_prefix < 1:
             raise ShapeError(
                 f"cls: these {in_shape[0]} tokens have no class token; use mean_tokens or another reduction"
+                if layout == "NTD"
+                else "cls: this tokenizer puts no class token before a text; use mean_tokens or last_token"
             )
         if self.family == "grid":
             height, width = places(in_shape, layout, num_prefix)

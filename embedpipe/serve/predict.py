@@ -17,9 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from embedpipe.errors import DataError
+from embedpipe.extract.batches import Embedded
 from embedpipe.extract.blocks import batches_of
 from embedpipe.extract.computer import Computer
-from embedpipe.extract.pipeline import Embedded, embed
+from embedpipe.extract.pipeline import embed
 from embedpipe.features.card import TapCard
 from embedpipe.heads.registry import family_of, load_head
 from embedpipe.progress import Progress, silent

@@ -7,11 +7,14 @@ source that is not used is not imported.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
+
+from pydantic import Field, model_validator
 
 from embedpipe.errors import ConfigError
 from embedpipe.params import StrictModel, did_you_mean, validate
@@ -71,10 +74,31 @@ class Scanned:
     locator: str
     key: bytes | None
     reason: str | None = None
-    labels: Mapping[str, Label] = field(default_factory=dict)
+    labels: Mapping[str, Label] = dataclasses.field(default_factory=dict)
     split: str | None = None
     stamp: str | None = None
-    also: Mapping[Modality, tuple[bytes, str]] = field(default_factory=dict)
+    also: Mapping[Modality, tuple[bytes, str]] = dataclasses.field(default_factory=dict)
+
+
+class WindowOptions(StrictModel):
+    """How a long text becomes several rows, the key ``rows:`` of a data set: windows, in tokens of its backbone."""
+
+    tokens: int = Field(
+        ge=8,
+        description="Tokens of a window, special ones included; at most what the backbone takes. A text of fewer is "
+        "one row.",
+    )
+    overlap: int = Field(
+        0,
+        ge=0,
+        description="Tokens that a window repeats of the one before, so that no sentence is cut in both.",
+    )
+
+    @model_validator(mode="after")
+    def _goes_on(self) -> Self:
+        if self.overlap >= self.tokens:
+            raise ValueError(f"expected overlap below tokens, found {self.overlap} of {self.tokens}")
+        return self
 
 
 class Source(Protocol):

@@ -17,7 +17,7 @@ from embedpipe.extract.run import ExtractSummary, extract_backbone
 from embedpipe.extract.session import open_session
 from embedpipe.manifest.listed import ListedSamples
 from embedpipe.params import validate
-from embedpipe.sources.base import Source, open_source
+from embedpipe.sources.base import Source, WindowOptions, open_source
 from embedpipe.steps.sections import Sections, embedded_datasets
 from embedpipe.terminal import progress_bar, say
 from embedpipe.tracking import TrackedFolder
@@ -77,6 +77,7 @@ def _job(workspace: Workspace, backbone: str, stop_after: str | None) -> dict[st
         "stores_dir": workspace.stores_dir,
         "destination": workspace.features(backbone),
         "earlier": _earlier(workspace, backbone),
+        "rows": _rows(sections),
     }
 
 
@@ -93,6 +94,7 @@ def plan_features(workspace: Workspace, backbone: str) -> Estimate:
         workspace.stores_dir,
         workspace.features(backbone),
         earlier=_earlier(workspace, backbone),
+        rows=_rows(sections),
         say=say,
     ) as session:
         return estimate(session)
@@ -122,6 +124,16 @@ def _earlier(workspace: Workspace, backbone: str) -> list[EarlierStore]:
     """Where the store was published before: in its place, unless DVC has cleared it, and in what DVC tracks."""
     destination = workspace.features(backbone)
     return [FolderStore(destination), TrackedFolder(workspace.root, destination)]
+
+
+def _rows(sections: Sections) -> dict[str, WindowOptions | None]:
+    """How the long texts of each data set are laid out."""
+    return {
+        name: None
+        if (raw or {}).get("rows") is None
+        else validate(WindowOptions, raw["rows"], f"params.yaml: datasets.{name}.rows")
+        for name, raw in sections.entries("datasets").items()
+    }
 
 
 def _target_datasets(workspace: Workspace, sections: Sections) -> list[tuple[ListedSamples, Source]]:

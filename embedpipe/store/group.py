@@ -286,6 +286,7 @@ class Group:
         block: Block,
         *,
         batch: int,
+        any_order: bool = False,
         sync_every_s: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> BlockWriter:
@@ -295,10 +296,15 @@ class Group:
         ----------
         batch
             Samples a forward pass; a journal of another batch size is not resumed.
+        any_order
+            Whether rows do not depend on which others stood in their batch, so that rows of another plan's journal
+            count wherever they stand.
         sync_every_s
             Seconds of work that a kill may cost at most.
         """
-        return BlockWriter(self, plan, block, batch=batch, sync_every_s=sync_every_s, clock=clock)
+        return BlockWriter(
+            self, plan, block, batch=batch, any_order=any_order, sync_every_s=sync_every_s, clock=clock
+        )
 
     def probe(self) -> dict[str, npt.NDArray[Any]] | None:
         """Features of the probe inputs as first computed, by tap name; None if none were saved."""

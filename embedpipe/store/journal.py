@@ -25,7 +25,7 @@ import numpy.typing as npt
 from embedpipe.spec import canonical_json
 from embedpipe.store.disk import sync_folder, telling_full, write_all
 from embedpipe.store.join import ROW_KEY_NBYTES
-from embedpipe.store.plan import Block
+from embedpipe.store.plan import Block, Segment
 
 FORMAT = 2
 HELD_NBYTES = 256 << 20
@@ -248,11 +248,18 @@ class FoundJournal:
         return next(_values(self.path, [record], name, self.binding.taps[name]))[1]
 
 
-def reuse(path: Path, journal: Journal, block: Block, keys: npt.NDArray[np.uint8]) -> int:
+def reuse(
+    path: Path, journal: Journal, block: Block, keys: npt.NDArray[np.uint8], *, any_order: bool = False
+) -> int:
     """Take over from another plan's journal the leading whole batches of each segment, by key.
 
     So samples or taps that were added, or taken away, after a kill do not cost what was computed before it. A
     batch counts only where it stands on the new plan's batch grid and has all taps of the segment.
+
+    Parameters
+    ----------
+    any_order
+        Rows do not depend on which stood in their batch: each counts, wherever it stands.
 
     Returns
     -------
@@ -270,6 +277,10 @@ def reuse(path: Path, journal: Journal, block: Block, keys: npt.NDArray[np.uint8
     for segment in block.segments:
         if any(found.binding.taps.get(name) != taps[name] for name in segment.taps):
             continue
+        if any_order:
+            missing = segment.rows[~np.isin(segment.rows, list(taken))]
+            num_reused += _reuse_rows(found, journal, segment, missing, new_rows)
+            continue
         done = sum(row in taken for row in segment.rows.tolist())
         for record in found.records:
             expected = segment.rows[done : done + batch]
@@ -283,6 +294,32 @@ def reuse(path: Path, journal: Journal, block: Block, keys: npt.NDArray[np.uint8
             journal.append(rows, values, holes)
             done += len(expected)
             num_reused += len(expected)
+    return num_reused
+
+
+def _reuse_rows(
+    found: FoundJournal,
+    journal: Journal,
+    segment: Segment,
+    missing: npt.NDArray[np.int64],
+    new_rows: npt.NDArray[np.int64],
+) -> int:
+    """Take over every missing row of a segment that has all its taps."""
+    num_reused = 0
+    for record in found.records:
+        rows = new_rows[record.rows - found.binding.start]
+        chosen = np.flatnonzero(np.isin(rows, missing))
+        chosen = chosen[np.argsort(rows[chosen])]
+        if not all(name in record.places for name in segment.taps):
+            chosen = chosen[:0]
+        holes = {int(new_rows[row - found.binding.start]): reason for row, reason in record.holes.items()}
+        holes = {row: reason for row, reason in holes.items() if row in missing}
+        if not len(chosen) and not holes:
+            continue
+        values = {name: found.read(record, name)[chosen] for name in segment.taps if len(chosen)}
+        journal.append(rows[chosen], values, holes)
+        num_reused += len(chosen) + len(holes)
+        missing = missing[~np.isin(missing, [*rows[chosen].tolist(), *holes])]
     return num_reused
 
 

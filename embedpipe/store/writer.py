@@ -89,6 +89,7 @@ class BlockWriter:
         block: Block,
         *,
         batch: int,
+        any_order: bool = False,
         sync_every_s: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -96,7 +97,7 @@ class BlockWriter:
         self.num_reused = 0
         self._group = group
         self._plan = plan
-        self._batch = batch
+        self._batch, self._any_order = batch, any_order
         self._options: dict[str, Any] = {"sync_every_s": sync_every_s, "clock": clock}
         self._taps = {tap.name: tap for tap in plan.taps}
         self._segment_of = np.full(block.stop - block.start, -1, np.int64)
@@ -138,6 +139,11 @@ class BlockWriter:
         segment = self.block.segments[segment_index]
         spooled = self._is_spooled[segment.rows - self.block.start]
         return len(spooled) if spooled.all() else int(np.argmin(spooled))
+
+    def missing(self, segment_index: int) -> IntArray:
+        """Rows of a segment that are not spooled, ascending."""
+        segment = self.block.segments[segment_index]
+        return segment.rows[~self._is_spooled[segment.rows - self.block.start]]
 
     def append(
         self,
@@ -265,7 +271,7 @@ class BlockWriter:
         if journal is None:
             journal = Journal(path, binding, keys, **self._options)
             for other in others:
-                self.num_reused += reuse(other, journal, self.block, keys)
+                self.num_reused += reuse(other, journal, self.block, keys, any_order=self._any_order)
             journal.sync()
         for other in others:
             other.unlink()

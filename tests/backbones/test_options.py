@@ -18,7 +18,7 @@ def check(**raw):
     [
         (
             {"model": "glypnet"},
-            r"unknown model 'glypnet' \(did you mean 'glyphnet'\?\); known: torchvision:<name>, gl",
+            r"unknown model 'glypnet' \(did you mean 'glyphnet'\?\); known: torchvision:<name>, .*glyphnet, pixels",
         ),
         ({"model": "torchvison:resnet18"}, r"did you mean 'torchvision'"),
         ({"taps": {"last": ["gapp"]}}, r"tap 'last': unknown reduction 'gapp' \(did you mean 'gap'\?\)"),

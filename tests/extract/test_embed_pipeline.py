@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from embedpipe.backbones.staging import Staging
 from embedpipe.errors import StoreError, UnreadableSample
+from embedpipe.extract.batches import Batch, Embedded
 from embedpipe.extract.engine import CpuEngine
-from embedpipe.extract.pipeline import Batch, Embedded, embed
+from embedpipe.extract.pipeline import embed
 
 SHAPE = (3, 1, 1)
 
@@ -29,7 +31,7 @@ def double(x):
 
 def run(num, size, read=number, forward=double, write=None, threads=3, **options):
     got: list[Embedded] = []
-    engine = CpuEngine(forward, size, SHAPE)
+    engine = CpuEngine(forward, size, Staging(SHAPE))
     times = embed(batches_of(num, size), read, engine, write or got.append, decode_threads=threads, **options)
     return got, times
 
@@ -177,6 +179,8 @@ def test_waiting_for_a_slow_device_is_not_called_writing():
 
             return Late()
 
-    times = embed(batches_of(48, 4), number, Slow(double, 4, SHAPE), lambda e: None, decode_threads=2)
+    times = embed(
+        batches_of(48, 4), number, Slow(double, 4, Staging(SHAPE)), lambda e: None, decode_threads=2
+    )
     shares = times.shares()
     assert max(shares, key=shares.get) == "forward" and shares["write"] < 0.3

@@ -5,6 +5,7 @@ import contextlib
 import numpy as np
 import torch
 
+from embedpipe.backbones.staging import Staging
 from embedpipe.extract.engine import CpuEngine, CudaEngine, open_engine
 from embedpipe.extract.microbatch import MicroBatches
 
@@ -64,7 +65,7 @@ class FakeCuda:
 def cuda_engine(monkeypatch, pass_=forward, batch=4):
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda self, stream: None)
     cuda = FakeCuda()
-    engine = CudaEngine(pass_, batch, SHAPE, torch.device("cpu"), cuda=cuda, pin=False)
+    engine = CudaEngine(pass_, batch, Staging(SHAPE), torch.device("cpu"), cuda=cuda, pin=False)
     return engine, cuda
 
 
@@ -75,14 +76,14 @@ def filled(engine):
 
 
 def test_a_buffer_is_channels_last_and_zero():
-    buffer = CpuEngine(forward, 5, SHAPE).buffer()
+    buffer = CpuEngine(forward, 5, Staging(SHAPE)).buffer()
     assert buffer.shape == (5, *SHAPE) and buffer.dtype == torch.uint8 and not buffer.any()
     assert buffer.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_both_engines_give_what_the_forward_pass_gives(monkeypatch):
     on_cuda, _ = cuda_engine(monkeypatch)
-    for engine in (CpuEngine(forward, 4, SHAPE), on_cuda):
+    for engine in (CpuEngine(forward, 4, Staging(SHAPE)), on_cuda):
         buffer = filled(engine)
         found = engine.submit(buffer).values()["t"]
         np.testing.assert_array_equal(found, forward(buffer)["t"].numpy())
@@ -121,5 +122,5 @@ def test_cuda_empties_its_cache_before_it_tries_half_of_a_batch(monkeypatch):
 
 
 def test_the_device_decides_the_engine():
-    engine = open_engine(forward, 4, SHAPE, torch.device("cpu"), micro=MicroBatches(4))
+    engine = open_engine(forward, 4, Staging(SHAPE), torch.device("cpu"), micro=MicroBatches(4))
     assert isinstance(engine, CpuEngine) and engine.shares_cores

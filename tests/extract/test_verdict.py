@@ -2,7 +2,7 @@
 
 import pytest
 
-from embedpipe.extract.pipeline import StepTimes
+from embedpipe.extract.batches import StepTimes
 from embedpipe.extract.verdict import judge
 
 

@@ -23,9 +23,9 @@ from embedpipe.store import layout
 layout.MAX_SHARD_ROWS = 16
 from embedpipe.extract.computer import Computer
 real = Computer.read
-def slow(self, source, locator):
+def slow(self, source, locator, part=0):
     time.sleep(float(sys.argv[1]))
-    return real(self, source, locator)
+    return real(self, source, locator, part)
 Computer.read = slow
 import torch
 torch.set_num_threads(1)

@@ -21,9 +21,9 @@ from embedpipe.workspace import Workspace
 SLOW = """
 import os, time
 from embedpipe.extract.computer import Computer
-def slow(self, source, locator, real=Computer.read):
+def slow(self, source, locator, part=0, real=Computer.read):
     time.sleep(float(os.environ["SLOW_S"]))
-    return real(self, source, locator)
+    return real(self, source, locator, part)
 if Computer.read.__name__ != "slow":  # dask may run a preloaded file twice
     Computer.read = slow
 """

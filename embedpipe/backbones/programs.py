@@ -1,0 +1,152 @@
+"""A program written by torch.export: ``pt2:<file>``, for images of one size.
+
+A program is data, but its file may hold pickles and expressions that run code when they are read: those are looked
+for first, and refused.
+"""
+
+# N samples, C channels, H W height and width
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from embedpipe.backbones.graph import block_names
+from embedpipe.backbones.hooked import HookedModel, Layers, observe
+from embedpipe.backbones.hub import first_line
+from embedpipe.backbones.opening import Opened
+from embedpipe.backbones.options import BackboneOptions
+from embedpipe.backbones.preprocessing import Preprocessing
+from embedpipe.errors import ConfigError, WeightsError
+
+_PLAIN = re.compile(r"[\w\s()+\-*/%.,<>=&|~]*")
+_NEEDED = ("crop_px", "mean", "std")
+
+
+def open_program(options: BackboneOptions, root: Path, where: str, *, with_weights: bool = True) -> Opened:
+    """Open an exported program.
+
+    Raises
+    ------
+    ConfigError
+        If preprocess is not given, or the program takes no batch of such images.
+    WeightsError
+        If the file is absent, is no program, or could run code.
+    """
+    path = root / options.model_name
+    given = options.preprocess.model_dump(exclude_none=True) if options.preprocess is not None else {}
+    lacking = [key for key in _NEEDED if key not in given]
+    if lacking:
+        raise ConfigError(
+            f"{where}.preprocess: a program does not say how images are prepared: give resize_px, crop_px, mean and "
+            f"std; missing: {', '.join(lacking)}"
+        )
+    inputs = Preprocessing(
+        given.get("resize_px", given["crop_px"]),
+        given["crop_px"],
+        tuple(given["mean"]),
+        tuple(given["std"]),
+        given.get("interpolation", "bilinear"),
+    )
+    module = _load(path, f"{where}.model")
+    try:
+        observed = observe(module, _call, torch.zeros((2, *inputs.input_shape)))
+    except Exception as error:
+        size = "×".join(map(str, inputs.input_shape))
+        raise ConfigError(
+            f"{where}.model: {path} takes no batch of two images of {size} ({first_line(error)}); export it with a "
+            "dynamic batch dimension (torch.export.Dim), or correct preprocess"
+        ) from error
+    blocks = tuple(name for name in block_names(module) if name in observed.outputs)
+    if not blocks:
+        children = [name for name, _ in module.named_children() if name in observed.outputs]
+        blocks = tuple(children) or tuple(list(observed.outputs)[-1:])
+    layers = Layers({name: name for name in blocks}, blocks)
+    graph = HookedModel(module, _call, observed, layers)
+    return Opened(f"pt2:{path.stem}", module, inputs, graph, origin={"source": f"pt2:{options.model_name}"})
+
+
+def _call(model: nn.Module, x_NCHW: torch.Tensor) -> Any:
+    return model(x_NCHW)
+
+
+def _load(path: Path, where: str) -> nn.Module:
+    if not path.is_file():
+        raise WeightsError(f"{where}: expected a program of torch.export, found no such file: {path}")
+    check_harmless(path, where)
+    try:
+        program = torch.export.load(path)
+        module: nn.Module = torch.export.unflatten(program)
+    except Exception as error:
+        raise WeightsError(
+            f"{where}: {path} could not be loaded by torch {torch.__version__} ({first_line(error)}); export it again "
+            "with torch.export.save"
+        ) from error
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+    return module
+
+
+def check_harmless(path: Path, where: str) -> None:
+    """Refuse a program whose file would run code when it is read.
+
+    torch.export.load falls back to unpickling anything, and evaluates expressions of sizes: both are looked at here
+    before it sees the file.
+
+    Raises
+    ------
+    WeightsError
+        Names the entry.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                data = archive.read(name)
+                if name.endswith(".json"):
+                    _check_json(json.loads(data), path, name, where)
+                elif _is_pickle(data):
+                    torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except WeightsError:
+        raise
+    except zipfile.BadZipFile as error:
+        raise WeightsError(
+            f"{where}: {path}: expected a program of torch.export, found another file"
+        ) from error
+    except Exception as error:
+        raise WeightsError(
+            f"{where}: {path}: {name} holds more than tensors and could run code ({first_line(error)}); export the "
+            "model without custom objects"
+        ) from error
+
+
+def _check_json(value: Any, path: Path, name: str, where: str) -> None:
+    stack = [value]
+    while stack:
+        one = stack.pop()
+        if isinstance(one, list):
+            stack.extend(one)
+        elif isinstance(one, dict):
+            for key, inner in one.items():
+                if key == "use_pickle" and inner is True:
+                    raise WeightsError(f"{where}: {path}: {name} has pickled tensors, which could run code")
+                if (
+                    key == "expr_str"
+                    and isinstance(inner, str)
+                    and ("__" in inner or not _PLAIN.fullmatch(inner))
+                ):
+                    raise WeightsError(
+                        f"{where}: {path}: {name}: expected a size, found the expression {inner[:60]!r}"
+                    )
+                stack.append(inner)
+
+
+def _is_pickle(data: bytes) -> bool:
+    """Whether torch.load would open it: an archive of its own, or a bare pickle of protocol 2 or later."""
+    return data[:2] == b"PK" or data[:1] == b"\x80"
