@@ -186,9 +186,7 @@ class Backbone:
         ConfigError
             If the model is not one that can be traced.
         """
-        model = self._graph.truncated(
-            [(spec.name, spec.node, get_reduction(spec.reduction)) for spec in tap_specs]
-        )
+        model = self._upto(tap_specs)
         if not isinstance(model, fx.GraphModule):
             raise ConfigError(
                 f"params.yaml: backbones.{self.name}: expected a model of torchvision, or glyphnet, whose parts can be "
@@ -239,7 +237,7 @@ class Backbone:
             raise ValueError("forward needs at least one tap")
         target = torch.device(device)
         dtype = _DTYPES[precision]
-        truncated = self.truncated(tap_specs)
+        truncated = self._upto(tap_specs)
         model: nn.Module = truncated if dtype is torch.float32 else lowered(truncated, dtype)
         if target.type != "cpu" or (compiled and model is truncated):
             model = copy.deepcopy(model).to(target)
@@ -257,6 +255,11 @@ class Backbone:
                 return output.apply(features)
 
         return run
+
+    def _upto(self, tap_specs: Sequence[TapSpec]) -> nn.Module:
+        return self._graph.truncated(
+            [(spec.name, spec.node, get_reduction(spec.reduction)) for spec in tap_specs]
+        )
 
     def _check_input(self, x: torch.Tensor) -> None:
         shape = tuple(x.shape[1:])

@@ -8,6 +8,7 @@ for first, and refused.
 
 from __future__ import annotations
 
+import ast
 import io
 import json
 import re
@@ -26,7 +27,14 @@ from embedpipe.backbones.options import BackboneOptions
 from embedpipe.backbones.preprocessing import Preprocessing
 from embedpipe.errors import ConfigError, WeightsError
 
-_PLAIN = re.compile(r"[\w\s()+\-*/%.,<>=&|~]*")
+_EXPRESSION = (
+    ast.Expression, ast.Call, ast.keyword, ast.Name, ast.Load, ast.Constant, ast.BinOp, ast.UnaryOp, ast.operator,
+    ast.unaryop, ast.Compare, ast.cmpop, ast.Tuple,
+)  # fmt: skip
+_NAME = re.compile(
+    r"[A-Z][A-Za-z0-9]*|[a-z]{1,2}\d+|int_oo|oo|true|false"
+)  # sympy's classes, sizes, infinity
+_WORD = re.compile(r"\w*")
 _NEEDED = ("crop_px", "mean", "std")
 
 
@@ -89,8 +97,11 @@ def _load(path: Path, where: str) -> nn.Module:
             f"{where}: {path} could not be loaded by torch {torch.__version__} ({first_line(error)}); export it again "
             "with torch.export.save"
         ) from error
-    for parameter in module.parameters():
-        parameter.requires_grad_(False)
+    module.requires_grad_(False)
+    for (
+        part
+    ) in module.modules():  # exported programs refuse `eval`: what they do was fixed when they were written
+        part.training = False
     return module
 
 
@@ -136,11 +147,7 @@ def _check_json(value: Any, path: Path, name: str, where: str) -> None:
             for key, inner in one.items():
                 if key == "use_pickle" and inner is True:
                     raise WeightsError(f"{where}: {path}: {name} has pickled tensors, which could run code")
-                if (
-                    key == "expr_str"
-                    and isinstance(inner, str)
-                    and ("__" in inner or not _PLAIN.fullmatch(inner))
-                ):
+                if key == "expr_str" and isinstance(inner, str) and not _is_a_size(inner):
                     raise WeightsError(
                         f"{where}: {path}: {name}: expected a size, found the expression {inner[:60]!r}"
                     )
@@ -150,3 +157,18 @@ def _check_json(value: Any, path: Path, name: str, where: str) -> None:
 def _is_pickle(data: bytes) -> bool:
     """Whether torch.load would open it: an archive of its own, or a bare pickle of protocol 2 or later."""
     return data[:2] == b"PK" or data[:1] == b"\x80"
+
+
+def _is_a_size(expression: str) -> bool:
+    """Whether an expression is sizes, numbers and operations of sympy alone: nothing that could run code."""
+    try:
+        nodes = list(ast.walk(ast.parse(expression, mode="eval")))
+    except SyntaxError:
+        return False
+    names = [node.id for node in nodes if isinstance(node, ast.Name)]
+    words = [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    return (
+        all(isinstance(node, _EXPRESSION) for node in nodes)
+        and all(_NAME.fullmatch(name) for name in names)
+        and all(_WORD.fullmatch(word) for word in words)
+    )
