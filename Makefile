@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup repro test test-slow lint bench torture clean
+.PHONY: setup repro test test-slow lint bench torture transfer-table clean
 
 setup: $(STAMP) ## make .venv with everything pinned in requirements.lock
 
@@ -46,6 +46,12 @@ torture: setup
 	$(BIN)/python -m pytest tests/torture -s
 	$(BIN)/python tests/torture/full_disk.py
 	$(BIN)/python tests/torture/noop.py
+
+# who wins where at 5, 10, 50 and all labels a class: examples/transfer/README.md
+transfer-table: setup
+	@for step in ingest source extract train select transfer compare report; do \
+	  $(BIN)/embedpipe --project examples/transfer $$step || exit 1; done
+	$(BIN)/python examples/transfer/table.py
 
 clean:
 	rm -rf $(VENV)

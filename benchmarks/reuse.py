@@ -58,6 +58,7 @@ def params(root: Path, num_heads: int) -> None:
         "baselines": ["majority"],
         "select": {},
         "compare": {"k_shot": ["all"]},
+        "transfer": {},
         "report": {},
     }
     (root / "params.yaml").write_text(json.dumps(content))

@@ -18,6 +18,14 @@ from embedpipe.config import Params
 from embedpipe.heads.options import HeadOptions
 from embedpipe.heads.presets import PRESETS
 from embedpipe.heads.registry import FAMILIES
+from embedpipe.transfer.options import (
+    RECIPES,
+    ArmOptions,
+    DirectOptions,
+    FrozenOptions,
+    LoadOptions,
+    TrainedOptions,
+)
 
 PAGE = Path(__file__).parent / "params.md"
 
@@ -43,6 +51,9 @@ def page() -> str:
             parts += [line for model, title in head_models() for line in table(model, title)]
             parts += preset_table()
             continue
+        if name == "transfer":
+            parts += transfer_section(field.description or "")
+            continue
         by_name = typing.get_origin(field.annotation) is dict
         parts += ["", f"## {name}{', by name' if by_name else ''}", "", field.description or ""]
         models = list(models_in(field.annotation))
@@ -50,6 +61,37 @@ def page() -> str:
         if not models and field.default is not PydanticUndefined:
             parts += ["", f"Default: `{field.default}`."]
     return "\n".join(parts) + "\n"
+
+
+def transfer_section(description: str) -> list[str]:
+    """Recipes with their defaults, then the keys."""
+    lines = [
+        "",
+        "## transfer, by name",
+        "",
+        f"{description} An arm's recipe is its name unless `recipe:` says otherwise. Predictions of an arm are named "
+        "`<name>@<backbone>`.",
+        "",
+        "| recipe | what it is | sets |",
+        "|---|---|---|",
+    ]
+    for name, recipe in RECIPES.items():
+        sets = ", ".join(f"{key}: {str(value).replace(chr(39), '')}" for key, value in recipe.defaults.items())
+        lines.append(f"| `{name}` | {cell(recipe.says)} | {f'`{sets}`' if sets else ''} |")
+    lines += table(ArmOptions, "every arm")
+    lines += own_keys(DirectOptions, "direct") + own_keys(FrozenOptions, "frozen")
+    lines += own_keys(TrainedOptions, "the others, which are trained")
+    return lines + table(LoadOptions, "load")
+
+
+def own_keys(model: type[BaseModel], title: str) -> list[str]:
+    """Table of the keys that a recipe has beside those of every arm."""
+    fields = {key: field for key, field in model.model_fields.items() if key not in ArmOptions.model_fields}
+    rows = [
+        f"| `{name}` | {default_of(field)} | {cell(field.description or '')} |"
+        for name, field in fields.items()
+    ]
+    return ["", f"`{title}`", "", "| key | default | meaning |", "|---|---|---|", *rows]
 
 
 def head_models() -> list[tuple[type[BaseModel], str]]:

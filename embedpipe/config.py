@@ -6,6 +6,7 @@ The command line validates all of it before anything runs; a stage validates the
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from embedpipe.ingest.options import DatasetOptions
 from embedpipe.ingest.task_options import TaskOptions
 from embedpipe.params import Seed, StrictModel, did_you_mean, load_yaml, problems
 from embedpipe.report.options import ReportOptions
+from embedpipe.transfer.options import ArmOptions, transfer_options
 
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
 
@@ -44,11 +46,16 @@ class Params(StrictModel):
     baselines: Baselines = Field(description="What the arms are shown beside.")
     select: SelectOptions = Field(description="What chooses the arm.")
     compare: CompareOptions = Field(description="Label budgets and the test's seal.")
+    transfer: dict[str, Any] = Field(description="Arms that adapt the source model itself; {} for none.")
     report: ReportOptions = Field(description="The page.")
 
     def head_options(self) -> dict[str, HeadOptions]:
         """Validated options of every head."""
         return {name: head_options(name, raw) for name, raw in self.heads.items()}
+
+    def transfer_options(self) -> dict[str, ArmOptions]:
+        """Validated options of every transfer arm."""
+        return {name: transfer_options(name, raw) for name, raw in self.transfer.items()}
 
     @property
     def roles(self) -> dict[str, str]:
@@ -70,28 +77,63 @@ def load_params(path: Path) -> Params:
         params = Params.model_validate(raw)
     except ValidationError as error:
         found = problems(error, Params, where)
-        found += _head_problems(raw.get("heads"), where)
+        found += _entry_problems(raw.get("heads"), head_options, f"{where}: heads")
+        found += _entry_problems(raw.get("transfer"), transfer_options, f"{where}: transfer")
         raise ConfigError("\n".join(found)) from error
-    found = _head_problems(raw["heads"], where) + _cross_problems(params, where)
+    found = _entry_problems(raw["heads"], head_options, f"{where}: heads")
+    of_arms = _entry_problems(raw["transfer"], transfer_options, f"{where}: transfer")
+    found += of_arms + _cross_problems(params, where)
+    if not of_arms:
+        found += _transfer_problems(params, where)
     if found:
         raise ConfigError("\n".join(found))
     return params
 
 
-def _head_problems(heads: object, where: str) -> list[str]:
+def _entry_problems(entries: object, check: Callable[[str, Any, str], object], where: str) -> list[str]:
+    """Problems of a section whose entries each have a model of their own."""
     found = []
-    for name, raw in heads.items() if isinstance(heads, dict) else ():
+    for name, raw in entries.items() if isinstance(entries, dict) else ():
         try:
-            head_options(name, raw, f"{where}: heads.{name}")
+            check(name, raw, f"{where}.{name}")
         except ConfigError as error:
             found += str(error).splitlines()
+    return found
+
+
+def _transfer_problems(params: Params, where: str) -> list[str]:
+    """Names that transfer arms give, and the labels a class that they ask for."""
+    found = []
+    for name, options in params.transfer_options().items():
+        place = f"{where}: transfer.{name}"
+        if name in params.heads:
+            found.append(f"{place}: a head has that name too; rename one, since both name arms")
+        for section, names in (("tasks", options.tasks), ("backbones", options.backbones)):
+            known = list(getattr(params, section))
+            found += [
+                f"{place}.{section}: no {section.rstrip('s')} is named {one!r}{did_you_mean(one, known)}; "
+                f"{section}: {', '.join(known)}"
+                for one in names or ()
+                if one not in known
+            ]
+        lacking = [k for k in options.numeric_k_shot if k not in params.compare.k_shot]
+        if lacking:
+            found.append(
+                f"{place}.k_shot: {', '.join(map(str, lacking))}: expected numbers of compare.k_shot, where the heads "
+                f"are trained that arms start from; it has {', '.join(map(str, params.compare.k_shot))}"
+            )
+        if options.draws is not None and options.draws > params.compare.draws:
+            found.append(
+                f"{place}.draws: expected at most compare.draws ({params.compare.draws}), found {options.draws}"
+            )
     return found
 
 
 def _cross_problems(params: Params, where: str) -> list[str]:
     found = []
     sections: dict[str, list[str]] = {
-        name: list(getattr(params, name)) for name in ("datasets", "tasks", "source", "backbones", "heads")
+        name: list(getattr(params, name))
+        for name in ("datasets", "tasks", "source", "backbones", "heads", "transfer")
     }
     for section, names in sections.items():
         found += [

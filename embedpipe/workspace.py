@@ -82,6 +82,14 @@ class Workspace:
         """What each arm of a task cost: apart from its scores, since seconds differ from run to run."""
         return self.data / "cost" / f"{task}.json"
 
+    def transfer_dir(self, task: str) -> Path:
+        """Models, predictions and scores of a task's transfer arms."""
+        return self.data / "transfer" / task
+
+    def transfer_cost(self, task: str) -> Path:
+        """What each transfer arm of a task cost."""
+        return self.data / "cost" / f"{task}.transfer.json"
+
     @property
     def selection(self) -> Path:
         return self.data / "selection.json"
@@ -124,6 +132,16 @@ class Workspace:
     def moments_dir(self) -> Path:
         """Second moments of features that do not fit memory, by tap."""
         return self.work_dir / "moments"
+
+    @property
+    def transfer_memo_dir(self) -> Path:
+        """Finished transfer arms, by what they were trained from."""
+        return self.work_dir / "transfer"
+
+    @property
+    def runs_dir(self) -> Path:
+        """State of training runs that are not done."""
+        return self.work_dir / "runs"
 
     def ingest_cache(self, dataset: str) -> Path:
         return self.work_dir / "ingest" / dataset

@@ -18,7 +18,7 @@ import torch
 from torch import fx, nn
 
 from embedpipe.backbones.arithmetic import arithmetic, lowered
-from embedpipe.backbones.graph import NodeInfo, expand_selector
+from embedpipe.backbones.graph import ModelGraph, NodeInfo, expand_selector
 from embedpipe.backbones.inputs import Inputs
 from embedpipe.backbones.opening import Graph, open_model
 from embedpipe.backbones.options import BackboneOptions, Role
@@ -64,6 +64,8 @@ class Backbone:
         Where the weights come from and under which licence, as far as that is known.
     input_shape : tuple of int
         (C, H, W) of one preprocessed image; (L,) of the longest text.
+    unloaded : frozenset of str
+        Tensors of the classifier that the weights do not hold.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Backbone:
         graph: Graph,
         output: Output | None = None,
         origin: dict[str, str] | None = None,
+        unloaded: frozenset[str] = frozenset(),
     ) -> None:
         self.name = name
         self.architecture = architecture
@@ -86,6 +89,7 @@ class Backbone:
         self.weights_digest = digest
         self.role: Role = role
         self.origin = origin or {}
+        self.unloaded = unloaded
         self._graph = graph
         self._output = output or Output()
         self._taps = resolve_taps(name, taps, graph)
@@ -97,6 +101,11 @@ class Backbone:
         self.inputs = inputs
         self.modality, self.staging = inputs.modality, inputs.staging
         self.preprocessing = self._output.described(inputs.canonical())
+
+    @property
+    def is_traced(self) -> bool:
+        """Whether parts of the model can be trained: see `truncated`."""
+        return isinstance(self._graph, ModelGraph)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -194,6 +203,10 @@ class Backbone:
             )
         return model
 
+    def finish(self, features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """What is done to features behind the taps."""
+        return self._output.apply(features)
+
     def normalise(self, x_NCHW: torch.Tensor) -> torch.Tensor:
         """Pixels, uint8 (N, C, H, W) as `pixels` gives them, on any device, to the model's input."""
         return self.inputs.prepare(x_NCHW)
@@ -288,6 +301,7 @@ def build_backbone(name: str, options: BackboneOptions, root: Path, *, source_di
         graph=opened.graph,
         output=Output(options.dims, options.l2, options.norm if opened.has_norm else None),
         origin=opened.origin,
+        unloaded=missing,
     )
     if missing:
         _refuse_taps_behind(backbone, opened.graph, missing, where)

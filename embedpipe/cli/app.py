@@ -162,6 +162,26 @@ def select() -> None:
 
 
 @app.command(rich_help_panel=_STEPS)
+def transfer(
+    task: Annotated[str | None, typer.Argument(help="A task; default: all.")] = None,
+    arm: Annotated[
+        str | None, typer.Argument(help="Train no other arm of `transfer:`; default: all.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Adapt source models to each task: fine-tuning and its kin. With torchrun in front, on several GPUs."""
+    workspace, params = _open()
+    from embedpipe.steps.transfer import transfer_arms
+
+    chosen = _chosen([task] if task is not None else None, params.tasks, "task")
+    if arm is not None:
+        _chosen([arm], params.transfer, "transfer arm")
+    done = [transfer_arms(workspace, one, arm) for one in chosen]
+    if as_json:
+        _print_json(done)
+
+
+@app.command(rich_help_panel=_STEPS)
 def compare() -> None:
     """Compare every arm on validation and print the leaderboard."""
     workspace, _ = _open()

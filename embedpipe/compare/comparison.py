@@ -21,6 +21,7 @@ from embedpipe.compare.plots import write_plots
 from embedpipe.compare.ranks import ranks
 from embedpipe.compare.screened import screened
 from embedpipe.compare.test_log import num_openings, read_log, with_test_figures
+from embedpipe.compare.transferred import transferred
 from embedpipe.errors import DataError
 from embedpipe.evaluate.arms import ALL, SHUFFLED, k_code
 from embedpipe.evaluate.cost import read_costs
@@ -116,7 +117,8 @@ def compare(
         about[task]["notes"] += (notes or {}).get(task, ())
         metrics[task] = _metrics_section(rows, chosen)
         if files.cost is not None:
-            costs += cost_rows(evidence, read_costs(files.cost))
+            more = [] if files.transfer is None else read_costs(files.transfer.cost)
+            costs += cost_rows(evidence, [*read_costs(files.cost), *more])
         progress(done + 1, len(tasks), "tasks")
     chosen_tasks = {task: selection["tasks"][task] for task in tasks}
     head = headline(evidences, chosen_tasks)
@@ -160,6 +162,7 @@ def leaderboard_rows(
                 "selected": (arm, k_shot) in selected,
                 "baseline": is_baseline(row, list(baselines)),
                 "role": row["role"],
+                "recipe": row.get("recipe"),
                 "params": row["params"],
                 "note": _note(row, judged.point[evidence.metric], chosen=(arm, k_shot) in selected),
                 "predictions_digest": digest,
@@ -215,6 +218,7 @@ def _task_section(
         "screen": screened(evidence),
         "learning_curves": learning_curve(evidence, chosen),
         "layer_curves": layer_curve(evidence),
+        "transfer": transferred(evidence, chosen),
         "notes": notes,
     }
 
@@ -244,7 +248,7 @@ def _metrics_section(rows: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any
             section.setdefault(stands_for[row["arm"]], {})[at] = {"val": values}
         elif row["k_shot"] != "all" and row["arm"].startswith("selected@"):
             section.setdefault(row["backbone"], {})[at] = {"val": values}
-        elif row["role"] == "none":
+        elif row["role"] == "none" or row["recipe"] is not None:
             section.setdefault(row["arm"], {})[at] = {"val": values}
     return section
 

@@ -69,7 +69,7 @@ def layer_curve(evidence: Evidence) -> list[dict[str, Any]]:
         # an arm on several taps has no depth
         rows = [
             row
-            for row in evidence.rows(k_shot)
+            for row in evidence.head_rows(k_shot)
             if row["role"] != "none" and row["tap"] != PER_DRAW and "parts" not in row
         ]
         for backbone, tap in dict.fromkeys((row["backbone"], row["tap"]) for row in rows):

@@ -105,7 +105,7 @@ def _scores(evidences: Mapping[str, Evidence], of: str) -> dict[str, dict[str, f
     for task, evidence in evidences.items():
         sign = sign_of(evidence.metric)
         best: dict[str, float] = {}
-        for row in evidence.rows(ALL):
+        for row in evidence.head_rows(ALL):
             value = sign * evidence.value(row["arm"])
             if row["role"] != "none" and math.isfinite(value):
                 best[row[of]] = max(best.get(row[of], -math.inf), value)

@@ -25,7 +25,7 @@ def screened(evidence: Evidence) -> dict[str, Any] | None:
         return None
     sign = sign_of(evidence.metric)
     best: dict[tuple[str, str], tuple[float, str]] = {}
-    for row in evidence.rows(ALL):
+    for row in evidence.head_rows(ALL):
         value = evidence.value(row["arm"])
         place = (row["backbone"], row["tap"])
         if row["role"] == "none" or not math.isfinite(value):

@@ -13,7 +13,7 @@ from typing import Any
 from embedpipe.compare.test_log import append_log
 from embedpipe.errors import ConfigError, DataError
 from embedpipe.evaluate.arms import ALL, k_label
-from embedpipe.evaluate.evidence import Evidence, TaskFiles, open_evidence
+from embedpipe.evaluate.evidence import Evidence, TaskFiles, open_evidence, read_predictions
 from embedpipe.evaluate.predictions import Predictions
 from embedpipe.manifest.targets import Targets
 from embedpipe.params import did_you_mean
@@ -105,7 +105,7 @@ def _selected_arms(
 def _named_arms(
     tasks: Mapping[str, TaskFiles], arms: Sequence[str], k_shot: int | None
 ) -> dict[str, list[tuple[str, int]]]:
-    known = {task: Predictions.read(files.predictions).arms() for task, files in tasks.items()}
+    known = {task: read_predictions(task, files).arms() for task, files in tasks.items()}
     names = sorted({arm for of_task in known.values() for arm, _ in of_task})
     problems = [
         f"no arm is named {arm!r}{did_you_mean(arm, names)}; data/leaderboard.json lists all {len(names)}"

@@ -24,6 +24,15 @@ from embedpipe.manifest.targets import Targets
 
 
 @dataclass(frozen=True)
+class TransferFiles:
+    """What transfer arms wrote beside the heads, in the same formats; where nothing is, there are none."""
+
+    scores: Path
+    predictions: Path
+    cost: Path
+
+
+@dataclass(frozen=True)
 class TaskFiles:
     """The files of one task that judging it needs.
 
@@ -38,6 +47,8 @@ class TaskFiles:
         Written by training; read where the selection is judged.
     cost : Path or None
         Written by training; read where costs are shown, never where arms are judged.
+    transfer : TransferFiles or None
+        Written behind the selection, so that the selection never reads it.
     """
 
     scores: Path
@@ -46,6 +57,7 @@ class TaskFiles:
     manifest: Path
     candidates: Path | None = None
     cost: Path | None = None
+    transfer: TransferFiles | None = None
 
 
 @dataclass
@@ -101,6 +113,14 @@ class Evidence:
             if self.has(row["arm"], k_code(row["k_shot"])) and k_shot in (None, k_code(row["k_shot"]))
         ]
 
+    def head_rows(self, k_shot: int | None = None) -> list[dict[str, Any]]:
+        """The same without arms that adapt the source model itself, which are no head on a tap."""
+        return [row for row in self.rows(k_shot) if "recipe" not in row]
+
+    def transfer_rows(self, k_shot: int | None = None) -> list[dict[str, Any]]:
+        """Rows of arms that adapt the source model itself."""
+        return [row for row in self.rows(k_shot) if "recipe" in row]
+
     def judged(self, arm: str, k_shot: int = ALL) -> Judged:
         """Metrics of an arm on this split, with their resamples."""
         key = (arm, k_shot)
@@ -115,7 +135,7 @@ class Evidence:
 
     def backbones(self) -> dict[str, str]:
         """Role of each backbone that has arms, by name."""
-        return {row["backbone"]: row["role"] for row in self.rows() if row["role"] != "none"}
+        return {row["backbone"]: row["role"] for row in self.head_rows() if row["role"] != "none"}
 
     def numeric_k_shot(self) -> list[int]:
         return sorted({k for _, k in self.predictions.arms() if k != ALL})
@@ -144,7 +164,11 @@ def open_evidence(
     """
     needed = ("kind", "classes", "metric", "num", "arms", "notes")
     about = read_json(files.scores, "run `embedpipe train`", keys=needed)
-    predictions = Predictions.read(files.predictions)
+    predictions = read_predictions(task, files)
+    if _has_transfer(files):
+        assert files.transfer is not None
+        more = read_json(files.transfer.scores, f"run `embedpipe transfer {task}`", keys=("arms", "notes"))
+        about = {**about, **{name: [*about[name], *more[name]] for name in ("arms", "notes")}}
     targets = Targets.read(files.open_targets) if targets is None else targets
     if not predictions.spec.is_of_targets(targets.spec):
         raise DataError(
@@ -169,6 +193,31 @@ def open_evidence(
     evidence = Evidence(task, about, predictions, split, ids, judge)
     evidence.notes += _missing(about, predictions)
     return evidence
+
+
+def read_predictions(task: str, files: TaskFiles) -> Predictions:
+    """Predictions of heads, and of transfer arms where there are any.
+
+    Raises
+    ------
+    DataError
+        If a file is missing, or the two are of different targets.
+    """
+    predictions = Predictions.read(files.predictions)
+    if not _has_transfer(files):
+        return predictions
+    assert files.transfer is not None
+    more = Predictions.read(files.transfer.predictions)
+    if not more.spec.is_of_targets(predictions.spec):
+        raise DataError(
+            f"{files.transfer.predictions}: expected scores of {predictions.spec}, found {more.spec}: targets have "
+            f"changed; run `embedpipe transfer {task}`"
+        )
+    return predictions.with_arms_of(more)
+
+
+def _has_transfer(files: TaskFiles) -> bool:
+    return files.transfer is not None and files.transfer.scores.exists()
 
 
 def is_baseline(row: dict[str, Any], baselines: list[str] | tuple[str, ...]) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -152,6 +152,11 @@ class Predictions:
                 pieces.append(_piece(task, scores, draw, order))
         table = pa.concat_tables(pieces) if pieces else SCHEMA.empty_table()
         return cls(task, spec, table.unify_dictionaries().combine_chunks())
+
+    def with_arms_of(self, more: Predictions) -> Predictions:
+        """These and those of another table of the same task, of arms that this one lacks."""
+        table = pa.concat_tables([self.table, more.table]).unify_dictionaries().combine_chunks()
+        return replace(self, table=table)
 
     def write(self, path: Path) -> None:
         """Write Parquet, atomically; equal predictions give equal bytes."""

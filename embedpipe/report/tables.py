@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from embedpipe.report.figures import DASH, Metric, count, estimate, get_metric, number, plain
+from embedpipe.report.figures import DASH, Metric, count, estimate, get_metric, k_words, number, plain
 
 Rows = Sequence[Mapping[str, Any]]
 _SCREENS = {"knn": "kNN", "ridge": "ridge", "logme": "LogME"}
@@ -105,6 +105,35 @@ def screen_table(raw: object, metric: Metric) -> Told | None:
         lost = "" if regret is None else f"; its first tap loses {_regret(regret, metric)} on the best"
         lead.append(f"{label}: {agreed}{lost}.")
     return Told(Table(["tap", "kNN", "ridge", "LogME", f"best head, {metric.label}"], rows), lead)
+
+
+def transfer_table(raw: object, metric: Metric) -> Told | None:
+    """Arms that adapt the source model, and the head they start from, at each number of labels; who wins where."""
+    if not isinstance(raw, Mapping) or not raw.get("arms"):
+        return None
+    rows = raw["arms"]
+    shots = list(dict.fromkeys(row.get("k_shot") for row in rows))
+    winners = {row.get("k_shot"): row for row in raw.get("winners") or []}
+    cells: dict[tuple[str, str], dict[object, str]] = {}
+    for row in rows:
+        winner = winners.get(row.get("k_shot")) or {}
+        mark = " ★" if row.get("arm") == winner.get("arm") else ""
+        mark = " ≈" if row.get("arm") in (winner.get("ties") or ()) else mark
+        key = (str(row.get("name")), str(row.get("backbone")))
+        cells.setdefault(key, {})[row.get("k_shot")] = metric.with_interval(estimate(row)) + mark
+    body = [
+        [name, backbone, *(of_arm.get(k_shot, DASH) for k_shot in shots)]
+        for (name, backbone), of_arm in cells.items()
+    ]
+    names = {str(row.get("arm")): str(row.get("name")) for row in rows}
+    lead = []
+    for k_shot, winner in winners.items():
+        ties = [names.get(str(arm), str(arm)) for arm in winner.get("ties") or ()]
+        lead.append(
+            f"With {k_words(k_shot)} {winner.get('name')} is best"
+            + (f", and cannot be told from {', '.join(ties)}." if ties else ", ahead of all others.")
+        )
+    return Told(Table(["arm", "backbone", *(k_words(k_shot) for k_shot in shots)], body), lead)
 
 
 def rank_table(raw: object, what: str) -> Told | None:

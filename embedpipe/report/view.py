@@ -37,7 +37,7 @@ from embedpipe.report.paired import Paired, read_paired
 from embedpipe.report.rows import score
 from embedpipe.report.styles import ROLE_WORDS, Style, backbone_name, role_of, style_for, swatch
 from embedpipe.report.svg import DASHES
-from embedpipe.report.tables import Table, Told, calibration_table, class_table, screen_table
+from embedpipe.report.tables import Table, Told, calibration_table, class_table, screen_table, transfer_table
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -87,6 +87,7 @@ class TaskView:
     classes: Table | None
     calibration: Told | None
     screen: Told | None
+    transfer: Told | None
     cost: CostView | None
     notes: list[str]
     num_rows: int = 0
@@ -244,6 +245,7 @@ def read_task(
         classes=class_table(raw.get("per_class")),
         calibration=calibration_table(raw.get("calibration")),
         screen=screen_table(raw.get("screen"), metric),
+        transfer=transfer_table(raw.get("transfer"), metric),
         cost=read_cost(costs, leaderboard, metric, styles),
         notes=[str(note) for note in raw.get("notes") or []],
         num_rows=len(leaderboard),

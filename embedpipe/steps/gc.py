@@ -97,7 +97,10 @@ def find_garbage(workspace: Workspace) -> Garbage:
             garbage.dead.append((group, dead))
     tasks = [f"{kind}.{task}" for task in Sections(workspace).raw("tasks") for kind in ("fits", "screens")]
     fits = unneeded(workspace.memo_dir, tasks)
-    garbage.fits, garbage.unknown = fits or [], fits is None
+    arms = unneeded(
+        workspace.transfer_memo_dir, [f"transfer.{task}" for task in Sections(workspace).raw("tasks")]
+    )
+    garbage.fits, garbage.unknown = [*(fits or []), *(arms or [])], fits is None or arms is None
     return garbage
 
 

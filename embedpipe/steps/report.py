@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from embedpipe.evaluate.cost import read_costs
 from embedpipe.evaluate.files import read_json
 from embedpipe.report import render_report
@@ -9,6 +11,14 @@ from embedpipe.report.options import ReportOptions
 from embedpipe.steps.sections import Sections
 from embedpipe.terminal import say
 from embedpipe.workspace import Workspace
+
+
+def _costs(workspace: Workspace) -> dict[str, list[dict[str, Any]]]:
+    """Costs of heads and of transfer arms, by task."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted(workspace.data.glob("cost/*.json")):
+        found.setdefault(path.stem.removesuffix(".transfer"), []).extend(read_costs(path))
+    return found
 
 
 def write_report(workspace: Workspace) -> None:
@@ -30,7 +40,7 @@ def write_report(workspace: Workspace) -> None:
         leaderboard,
         cards,
         workspace.report,
-        costs={path.stem: read_costs(path) for path in sorted(workspace.data.glob("cost/*.json"))},
+        costs=_costs(workspace),
         options=options,
     )
     say(f"report: {workspace.report.relative_to(workspace.root)}")

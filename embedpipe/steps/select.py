@@ -20,7 +20,7 @@ def select_arms(workspace: Workspace) -> dict[str, Any]:
     sections = Sections(workspace)
     with progress_bar("selecting") as progress:
         selection = select(
-            task_files(workspace, sections),
+            task_files(workspace, sections, transfer=False),
             baselines=sections.value("baselines", Baselines),
             seed=sections.seed(),
             path=workspace.selection,

@@ -46,6 +46,10 @@ class Memo:
         self.num_computed = 0
         self._used: set[str] = set()
 
+    def place(self, parts: dict[str, Any]) -> Path:
+        """Where the entry lies, whether or not it is there."""
+        return self._dir / digest({"code": self._code, **parts})
+
     def unit(self, parts: dict[str, Any], compute: Callable[[Path], None]) -> Path:
         """Folder of the entry, computed unless it is there.
 
@@ -56,7 +60,7 @@ class Memo:
         compute
             Fills the empty folder it is given.
         """
-        entry = self._dir / digest({"code": self._code, **parts})
+        entry = self.place(parts)
         self._used.add(entry.name)
         if entry.is_dir():
             if self._is_whole(entry):

@@ -9,43 +9,44 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import fx, nn
 
 from embedpipe.backbones.backbone import Backbone
-from embedpipe.heads.module import HeadModule
+from embedpipe.heads.layers import HeadModule, Link, OneColumn, Scale
+from embedpipe.manifest.kinds import TargetSpec, Truth
 from embedpipe.spec import TapSpec
 
-Link = Literal["softmax", "sigmoid", "none"]
 BODY, HEAD = "body", "head"
 
 
-class LinearHead(nn.Module):
-    """A new linear layer over features; numbers are learnt in units of the training targets.
+def new_head(num_features: int, spec: TargetSpec, truth: Truth) -> HeadModule:
+    """A linear layer over features, its weights drawn from torch's global generator.
 
     Parameters
     ----------
-    num_features, num_outputs : int
-    link : str
-        What turns outputs into probabilities; ``none`` for a number.
-    mean, std : float
-        Of the training targets, for a number.
+    num_features : int
+    spec : TargetSpec
+        Of classes, labels or numbers.
+    truth : array, shape (N, ...)
+        Of the training samples: numbers are learnt in units of theirs.
     """
-
-    def __init__(
-        self, num_features: int, num_outputs: int, link: Link, mean: float = 0.0, std: float = 1.0
-    ) -> None:
-        super().__init__()
-        self.linear = nn.Linear(num_features, num_outputs)
-        self.link: Link = link
-        self._mean, self._std = mean, std
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """(N, K) outputs of features laid out flat; (N,) where the head says a number."""
-        outputs_NK: torch.Tensor = self.linear(features.flatten(1))
-        return outputs_NK[:, 0] * self._std + self._mean if self.link == "none" else outputs_NK
+    layer = nn.Linear(num_features, spec.width)
+    if spec.kind != "number":
+        link: Link = "softmax" if spec.kind == "classes" else "sigmoid"
+        return HeadModule(nn.Identity(), layer, kind=spec.kind, link=link, num_features=num_features)
+    values_NM = truth.reshape(len(truth), -1)
+    mean_M = torch.tensor(values_NM.mean(axis=0), dtype=torch.float32)
+    std_M = torch.tensor(values_NM.std(axis=0), dtype=torch.float32)
+    std_M = torch.where(std_M > 0, std_M, 1.0)
+    layers = [layer, Scale(-mean_M / std_M, 1.0 / std_M)]
+    if not spec.row_shape:
+        layers.append(OneColumn())
+    return HeadModule(
+        nn.Identity(), nn.Sequential(*layers), kind="number", link="none", num_features=num_features
+    )
 
 
 class LiveModel(nn.Module):
@@ -57,7 +58,7 @@ class LiveModel(nn.Module):
         Its weights are copied, so that training leaves it as it was.
     tap_specs : sequence of TapSpec
         What the head reads; several lie side by side, laid out flat.
-    head : HeadModule or LinearHead
+    head : HeadModule
     row_shape : tuple of int, optional
         Shape in which the head sees a row, where it is not that of the tap.
 
@@ -67,22 +68,23 @@ class LiveModel(nn.Module):
         The backbone up to the deepest tap; its layers have the backbone's own names.
     blocks, tail : tuple of str
         Names, below `body`, of the backbone's blocks that are in use, and of what lies behind the last of them.
+    row_shape : tuple of int or None
     """
 
     def __init__(
         self,
         backbone: Backbone,
         tap_specs: Sequence[TapSpec],
-        head: HeadModule | LinearHead,
+        head: HeadModule,
         row_shape: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
         self.body = copy.deepcopy(backbone.truncated(tap_specs)).requires_grad_(True)
         self.head = head.requires_grad_(True)
         self.blocks, self.tail = _parts_of(self.body, backbone.blocks)
-        self._normalise = backbone.normalise
+        self._normalise, self._finish = backbone.normalise, backbone.finish
         self._taps = tuple(spec.name for spec in tap_specs)
-        self._row_shape = row_shape
+        self.row_shape = row_shape
         self._channels_last = any(isinstance(part, nn.Conv2d) for part in self.body.modules())
 
     @property
@@ -97,7 +99,7 @@ class LiveModel(nn.Module):
         if self._channels_last:
             x_NCHW = x_NCHW.contiguous(memory_format=torch.channels_last)
         found: dict[str, torch.Tensor] = self.body(x_NCHW)
-        return found
+        return self._finish(found)
 
     def forward(self, x_NCHW: torch.Tensor) -> torch.Tensor:
         """The head's outputs."""
@@ -106,8 +108,8 @@ class LiveModel(nn.Module):
             rows = torch.cat([found[name].flatten(1) for name in self._taps], dim=1)
         else:
             rows = found[self._taps[0]]
-        if self._row_shape is not None:
-            rows = rows.reshape(len(rows), *self._row_shape)
+        if self.row_shape is not None:
+            rows = rows.reshape(len(rows), *self.row_shape)
         outputs: torch.Tensor = self.head(rows)
         return outputs
 

@@ -31,6 +31,7 @@ def project(make, tmp_path, monkeypatch):
         "baselines": [],
         "select": {},
         "compare": {"k_shot": ["all"]},
+        "transfer": {},
         "report": {},
     }
     (root / "params.yaml").write_text(json.dumps(params))

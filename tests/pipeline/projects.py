@@ -60,6 +60,7 @@ def small_params() -> dict:
         "baselines": ["majority", "shuffled_labels", "pixels"],
         "select": {"on": "val", "by": "balanced_accuracy"},
         "compare": {"k_shot": [3, "all"], "draws": 3},
+        "transfer": {},
         "report": {},
     }  # fmt: skip
 

@@ -10,7 +10,14 @@ from embedpipe.report import render_report
 from embedpipe.report.cost import read_cost, seconds_text
 from embedpipe.report.figures import get_metric
 from embedpipe.report.paired import read_paired
-from embedpipe.report.tables import calibration_table, class_table, p_text, rank_table, screen_table
+from embedpipe.report.tables import (
+    calibration_table,
+    class_table,
+    p_text,
+    rank_table,
+    screen_table,
+    transfer_table,
+)
 
 ACCURACY = get_metric("accuracy")
 
@@ -109,3 +116,34 @@ def test_ranks_say_what_they_cannot_tell():
     assert told.lead == ["Over x, y.", "Too few.", "Not in every task, and left out: c."]
     assert "p = 0.01" in rank_table({**raw, "friedman_p": 0.01}, "head").lead[1]
     assert rank_table(None, "head") is None
+
+
+def test_arms_that_adapt_the_source_model_are_one_row_each_with_the_winner_marked():
+    def row(name, k_shot, value):
+        return {"arm": f"{name}@net", "name": name, "backbone": "net", "k_shot": k_shot, "value": value,
+                "ci_low": value - 0.02, "ci_high": value + 0.02}  # fmt: skip
+
+    told = transfer_table(
+        {
+            "arms": [
+                row("lp_ft", 5, 0.9),
+                row("scratch", 5, 0.6),
+                row("lp_ft", "all", 0.97),
+                row("full", "all", 0.96),
+            ],
+            "winners": [
+                {"k_shot": 5, "arm": "lp_ft@net", "name": "lp_ft", "ties": []},
+                {"k_shot": "all", "arm": "lp_ft@net", "name": "lp_ft", "ties": ["full@net"]},
+            ],
+        },
+        get_metric("balanced_accuracy"),
+    )
+    assert told.table.head == ["arm", "backbone", "5 labels a class", "all labels"]
+    by_name = {cells[0]: cells[2:] for cells in told.table.rows}
+    assert by_name["lp_ft"][0].endswith("★") and by_name["full"][1].endswith("≈")
+    assert by_name["scratch"][1] == "–" and "★" not in by_name["scratch"][0]
+    assert told.lead == [
+        "With 5 labels a class lp_ft is best, ahead of all others.",
+        "With all labels lp_ft is best, and cannot be told from full.",
+    ]
+    assert transfer_table(None, get_metric("accuracy")) is None

@@ -1,0 +1,433 @@
+"""Train the transfer arms of one task, and write their predictions and scores beside those of the heads.
+
+Reads published stores, saved heads, the selection, images and the open targets; the targets of test samples lie in a
+file that nothing here names. What is finished is kept by what it was computed from, and what is not goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from embedpipe.errors import DataError
+from embedpipe.evaluate.arms import ALL, arm_dir
+from embedpipe.evaluate.options import CompareOptions, SelectOptions
+from embedpipe.evaluate.predictions import ArmScores
+from embedpipe.features.table import PublishedFeatures
+from embedpipe.manifest.kshot import k_shot_indices
+from embedpipe.manifest.table import Manifest
+from embedpipe.progress import Progress, silent
+from embedpipe.train.memo import Memo
+from embedpipe.train.plan import Unit
+from embedpipe.train.samples import Index, TaskSamples
+from embedpipe.training import find_device, torchrun, world
+from embedpipe.training.processes import agreed, wait_for_all
+from embedpipe.transfer import arms as fits
+from embedpipe.transfer.agreement import MOST_SAMPLES, Agreement, check_agreement
+from embedpipe.transfer.files import TransferPaths, write_results
+from embedpipe.transfer.images import Images, Reader
+from embedpipe.transfer.keys import Keys, code_of_transfer, digest_of, start_key
+from embedpipe.transfer.network import OpenedBackbone
+from embedpipe.transfer.options import (
+    ArmOptions,
+    DirectOptions,
+    FrozenOptions,
+    TrainedOptions,
+)
+from embedpipe.transfer.rows import arm_row, cost_row
+from embedpipe.transfer.start import Start, Starts
+from embedpipe.transfer.training import Setting
+
+KINDS = ("classes", "multilabel", "number")
+
+
+@dataclass(frozen=True)
+class TransferSummary:
+    """What `transfer_task` did."""
+
+    task: str
+    num_arms: int
+    num_fitted: int
+    num_recalled: int
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the arms of a task stand on.
+
+    Attributes
+    ----------
+    samples : TaskSamples
+        The same as the heads'.
+    manifest : Manifest
+    source : Reader
+        Of the manifest's images.
+    stores : mapping of backbone to PublishedFeatures
+    units : mapping of arm to Unit
+        Heads on taps, as training planned them.
+    scores, chosen : dict
+        `data/scores/<T>.json`, and the task's entry of the selection.
+    heads_dir, root : Path
+        Of the task's heads; of params.yaml.
+    open_backbone : callable
+        From a name to the backbone as its store was made.
+    seed, memory_nbytes : int
+    """
+
+    samples: TaskSamples
+    manifest: Manifest
+    source: Reader
+    stores: Mapping[str, PublishedFeatures]
+    units: Mapping[str, Unit]
+    scores: Mapping[str, Any]
+    chosen: Mapping[str, Any]
+    heads_dir: Path
+    root: Path
+    open_backbone: Callable[[str], OpenedBackbone]
+    seed: int
+    memory_nbytes: int
+
+
+def transfer_task(
+    arms: Mapping[str, ArmOptions],
+    given: Given,
+    paths: TransferPaths,
+    *,
+    select: SelectOptions,
+    compare: CompareOptions,
+    only: str | None = None,
+    progress: Progress = silent,
+) -> TransferSummary:
+    """Train what is not finished, and write models, predictions, scores, history and cost.
+
+    Parameters
+    ----------
+    arms
+        Options of every arm by name, in the order of params.yaml.
+    only
+        Train no other than this one; those that are finished are written all the same.
+
+    Raises
+    ------
+    ConfigError
+        If an arm names a tap, layer or number of labels that does not exist.
+    SpecMismatch, ProbeMismatch
+        If the live model is not the one that computed the cached features.
+    WeightsError
+        If weights cannot be loaded.
+    TrainingFailed
+        If the loss of an arm is no longer finite.
+    """
+    task = given.samples.task
+    run = _Run(given, paths, select, compare, only, progress)
+    wanted = {name: one for name, one in arms.items() if one.tasks is None or task in one.tasks}
+    for device in sorted({options.device for options in wanted.values()}):
+        with torchrun(find_device(device, "params.yaml: transfer device")) as (_, found):
+            for name, options in wanted.items():
+                if options.device == device:
+                    run.add(name, options, found)
+            is_first = world().is_first
+    if wanted and not is_first:
+        return TransferSummary(task, len(run.rows), 0, 0, ())
+    place = {name: number for number, name in enumerate(wanted)}
+    rows = sorted(run.rows, key=lambda row: (place[row["head"]], row["backbone"], _order(row["k_shot"])))
+    run.write_models()
+    histories = {row["arm"]: run.histories[row["arm"]] for row in rows if row["arm"] in run.histories}
+    write_results(
+        paths,
+        task,
+        given.samples.spec,
+        rows=rows,
+        arms=run.scores,
+        costs=run.costs,
+        notes=run.notes,
+        histories=histories,
+    )
+    if only is None:
+        run.memo.keep(f"transfer.{task}")
+    return TransferSummary(
+        task, len(run.scores), run.memo.num_computed, run.memo.num_recalled, tuple(run.notes)
+    )
+
+
+@dataclass
+class _Run:
+    """The arms of one task, one after the other."""
+
+    given: Given
+    paths: TransferPaths
+    select: SelectOptions
+    compare: CompareOptions
+    only: str | None
+    progress: Progress
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    scores: list[ArmScores] = field(default_factory=list)
+    costs: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    histories: dict[str, dict[str, Any]] = field(default_factory=dict)
+    models: dict[str, Path] = field(default_factory=dict)
+    _opened: dict[str, OpenedBackbone] = field(default_factory=dict)
+    _images: dict[str, Images] = field(default_factory=dict)
+    _agreed: dict[Any, Agreement] = field(default_factory=dict)
+    _source: dict[str, fits.Float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        given = self.given
+        self.memo = Memo(self.paths.memo_dir, code_of_transfer(), fits.is_whole)
+        if world().is_first:
+            self.memo.sweep()
+        self._starts = Starts(
+            given.samples,
+            given.stores,
+            given.units,
+            given.scores,
+            given.chosen,
+            given.heads_dir,
+            seed=given.seed,
+            memory_nbytes=given.memory_nbytes,
+        )
+        self._keys = Keys(given.samples, self.select.by, given.seed, given.root)
+
+    def add(self, name: str, options: ArmOptions, device: torch.device) -> None:
+        """One arm on every backbone that it adapts."""
+        kind = self.given.samples.kind
+        if kind not in (("classes",) if isinstance(options, DirectOptions) else KINDS):
+            self.notes.append(
+                f"transfer.{name} is left out: {options.recipe} does not fit tasks of kind {kind}"
+            )
+            return
+        for backbone in self._backbones_of(name, options):
+            self._add_on(name, options, backbone, device)
+
+    def _backbones_of(self, name: str, options: ArmOptions) -> list[str]:
+        found = []
+        for backbone, store in self.given.stores.items():
+            role, modality = store.card.role, store.card.modality
+            named = options.backbones is not None and backbone in options.backbones
+            if not named and (options.backbones is not None or role != "transferred"):
+                continue
+            if modality != "image":
+                self.notes.append(
+                    f"transfer.{name} is left out on {backbone}: it reads {modality}, and arms adapt models of images"
+                )
+                continue
+            found.append(backbone)
+        if not found:
+            self.notes.append(f"transfer.{name} is left out: the task has no backbone for it")
+        return found
+
+    def _add_on(self, name: str, options: ArmOptions, backbone: str, device: torch.device) -> None:
+        opened = self._open(backbone)
+        if not opened.backbone.is_traced and not isinstance(options, DirectOptions):
+            self.notes.append(
+                f"transfer.{name} is left out on {backbone}: only models of torchvision and glyphnet can be trained on"
+            )
+            return
+        digest = hashlib.blake2b(f"{self.given.samples.task} {name} {backbone}".encode(), digest_size=8)
+        job = fits.Job(
+            name,
+            opened,
+            Setting(self.given.samples, self._images_of(opened), self.select.by, device),
+            self.given.root,
+            self.paths.runs_dir / digest.hexdigest(),
+            self.given.seed,
+            self._told(f"{name}@{backbone}"),
+        )
+        if "all" in options.k_shot:
+            self._full(job, options, device)
+        for k in options.numeric_k_shot:
+            draws = self._draws(name, options, k)
+            if draws:
+                self._few(job, options, device, k, draws)
+
+    def _full(self, job: fits.Job, options: ArmOptions, device: torch.device) -> None:
+        parts = self._keys.fit(job, options, device, ALL)
+        if isinstance(options, DirectOptions):
+            probabilities = self._source_of(job)
+            parts["source"] = digest_of(probabilities)
+            fitted = self._unit(
+                job, parts, lambda folder: fits.fit_direct(folder, job, options, probabilities)
+            )
+            self._write(job, options, None, ALL, fitted)
+            return
+        assert isinstance(options, (FrozenOptions, TrainedOptions))
+        start = self._starts.full(job.opened.name, options.tap, job.where)
+        self._check(job, options, start)
+        parts["start"] = [start_key(start)]
+
+        def compute(folder: Path) -> None:
+            if isinstance(options, TrainedOptions):
+                fits.fit_trained(folder, job, options, start)
+            else:
+                fits.fit_frozen(folder, job, options, start)
+
+        self._write(job, options, start, ALL, self._unit(job, parts, compute))
+
+    def _few(
+        self, job: fits.Job, options: ArmOptions, device: torch.device, k: int, draws: Sequence[Index]
+    ) -> None:
+        parts = {
+            **self._keys.fit(job, options, device, k),
+            "draws": [digest_of(np.asarray(one)) for one in draws],
+        }
+        if isinstance(options, DirectOptions):
+            probabilities = self._source_of(job)
+            parts["source"] = digest_of(probabilities)
+            fitted = self._unit(
+                job, parts, lambda folder: fits.fit_direct_few(folder, job, options, probabilities, draws)
+            )
+            self._write(job, options, None, k, fitted)
+            return
+        assert isinstance(options, (FrozenOptions, TrainedOptions))
+        starts = [
+            self._starts.few(job.opened.name, options.tap, k, draw, labelled, job.where)
+            for draw, labelled in enumerate(draws)
+        ]
+        for start in starts:
+            self._check(job, options, start)
+        parts["start"] = [start_key(start) for start in starts]
+
+        def compute(folder: Path) -> None:
+            if isinstance(options, TrainedOptions):
+                fits.fit_trained_few(folder, job, options, starts, draws, k)
+            else:
+                fits.fit_frozen_few(folder, job, starts)
+
+        self._write(job, options, starts[0], k, self._unit(job, parts, compute))
+
+    def _unit(
+        self, job: fits.Job, parts: dict[str, Any], compute: Callable[[Path], None]
+    ) -> fits.ArmFit | None:
+        """What a fit left; in several processes all compute, and the first one keeps. None if it was not asked for."""
+        entry = self.memo.place(parts)
+        is_there = entry.is_dir() and fits.is_whole(entry)
+        recalled = bool(agreed(float(is_there), job.setting.device))
+        if not recalled and self.only not in (None, job.name):
+            return None
+        if world().is_first:
+            folder = self.memo.unit(parts, compute)
+            if not recalled:
+                shutil.rmtree(job.runs_dir, ignore_errors=True)
+            found = fits.load_fit(folder)
+        elif not recalled:
+            with tempfile.TemporaryDirectory() as scratch:
+                compute(Path(scratch))
+                found = fits.load_fit(Path(scratch))
+        else:
+            return None
+        wait_for_all()
+        return found
+
+    def _write(
+        self, job: fits.Job, options: ArmOptions, start: Start | None, k: int, fitted: fits.ArmFit | None
+    ) -> None:
+        """Row, predictions and cost of one arm at one number of labels."""
+        if fitted is None or not world().is_first:
+            return
+        arm = job.arm
+        self.rows.append(arm_row(job, options, start, k, fitted))
+        if len(fitted.scores):
+            samples = self.given.samples
+            ids, splits = samples.sample_ids[samples.predicted], samples.splits[samples.predicted]
+            self.scores.append(ArmScores(arm, k, ids, splits, fitted.scores))
+        if k == ALL and fitted.about.get("has_model"):
+            self.models[arm] = fitted.folder
+            if (fitted.folder / fits.HISTORY).is_file():
+                history = json.loads((fitted.folder / fits.HISTORY).read_text(encoding="utf-8"))
+                self.histories[arm] = history
+        self.costs.append(cost_row(arm, k, fitted.folder))
+
+    def write_models(self) -> None:
+        """Replace the folder of models by those of this run."""
+        target = self.paths.models_dir
+        scratch = target.with_name(f".{target.name}.{os.getpid()}")
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
+        for arm, folder in self.models.items():
+            (scratch / arm_dir(arm)).mkdir(parents=True)
+            for name in (fits.MODEL, fits.CARD, fits.HISTORY):
+                if (folder / name).is_file():
+                    shutil.copyfile(folder / name, scratch / arm_dir(arm) / name)
+        shutil.rmtree(target, ignore_errors=True)
+        scratch.rename(target)
+
+    def _draws(self, name: str, options: ArmOptions, k: int) -> list[Index]:
+        samples = self.given.samples
+        if samples.kind != "classes":
+            self.notes.append(
+                f"transfer.{name}: {k} labels a class are left out, as tasks of kind {samples.kind} have no classes to "
+                "draw by"
+            )
+            return []
+        train = samples.train
+        ids, codes = samples.sample_ids[train].tolist(), samples.truth[train]
+        try:
+            return [
+                train[k_shot_indices(ids, codes, k, draw=draw, seed=self.given.seed, classes=samples.classes)]
+                for draw in range(options.draws or self.compare.draws)
+            ]
+        except DataError as error:
+            self.notes.append(f"transfer.{name} left out: {error}")
+            return []
+
+    def _check(self, job: fits.Job, options: FrozenOptions | TrainedOptions, start: Start) -> None:
+        """Refuse where the live model does not compute what the head has learnt from."""
+        if isinstance(options, TrainedOptions) and options.load == "none" and options.head == "new":
+            return
+        samples, opened = self.given.samples, job.opened
+        places = samples.predicted[:MOST_SAMPLES]
+        for part in start.unit.parts:
+            if (opened.name, part.tap.name) in self._agreed:
+                continue
+            spec = opened.store.store.tap(part.tap.name).spec
+            forward = opened.backbone.forward([spec])
+            live = [
+                forward(job.setting.images.pixels(places[at : at + 64]))[spec.name].numpy()
+                for at in range(0, len(places), 64)
+            ]
+            cached = opened.store.read(part.tap.name, samples.keys[opened.store.card.modality][places])
+            self._agreed[opened.name, part.tap.name] = check_agreement(
+                np.concatenate(live), cached, opened.store.card, part.tap.name, job.where
+            )
+
+    def _open(self, backbone: str) -> OpenedBackbone:
+        if backbone not in self._opened:
+            self._opened[backbone] = self.given.open_backbone(backbone)
+        return self._opened[backbone]
+
+    def _images_of(self, opened: OpenedBackbone) -> Images:
+        if opened.name not in self._images:
+            manifest = self.given.manifest.of("image")
+            locator_of = dict(zip(manifest.sample_ids.tolist(), manifest.locators.tolist(), strict=True))
+            locators = [locator_of[one] for one in self.given.samples.sample_ids.tolist()]
+            self._images[opened.name] = Images(
+                opened.backbone, self.given.source, locators, self.given.memory_nbytes
+            )
+        return self._images[opened.name]
+
+    def _source_of(self, job: fits.Job) -> fits.Float:
+        if job.opened.name not in self._source:
+            self._source[job.opened.name] = fits.source_probabilities(job)
+        return self._source[job.opened.name]
+
+    def _told(self, arm: str) -> Progress:
+        def told(done: int, total: int, what: str, detail: str = "") -> None:
+            if world().is_first:
+                self.progress(done, total, what, detail or arm)
+
+        return told
+
+
+def _order(k_shot: int | str) -> float:
+    return -1 if k_shot == "all" else float(k_shot)
