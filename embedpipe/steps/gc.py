@@ -38,7 +38,7 @@ class Garbage:
     dead : list of (Group, Dead)
         Rows of the others that no manifest names.
     fits : list of Path
-        Kept fits and screens that no task needed when it was last trained.
+        Kept fits, screens and arms that no task needed when it was last trained, and training that was never finished.
     unknown : bool
         Whether a task was not trained yet, so that nobody knows which fits are needed: none is listed.
     shared : bool
@@ -100,7 +100,8 @@ def find_garbage(workspace: Workspace) -> Garbage:
     arms = unneeded(
         workspace.transfer_memo_dir, [f"transfer.{task}" for task in Sections(workspace).raw("tasks")]
     )
-    garbage.fits, garbage.unknown = [*(fits or []), *(arms or [])], fits is None or arms is None
+    begun = sorted(workspace.runs_dir.iterdir()) if workspace.runs_dir.is_dir() else []
+    garbage.fits, garbage.unknown = [*(fits or []), *(arms or []), *begun], fits is None or arms is None
     return garbage
 
 

@@ -34,7 +34,8 @@ class Checkpoints:
     ----------
     folder : Path
     every_s : float
-        Within an epoch the state is saved when so many seconds have passed; at its end it always is.
+        The state is saved when so many seconds have passed since it last was, and at the end of the run: what a kill
+        costs at most.
     """
 
     folder: Path
@@ -45,7 +46,7 @@ class Checkpoints:
 
     @property
     def is_due(self) -> bool:
-        """Whether the state should be saved within an epoch."""
+        """Whether the state should be saved."""
         return time.monotonic() - self._saved_at >= self.every_s
 
     def save(self, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:

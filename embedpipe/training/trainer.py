@@ -154,6 +154,7 @@ class _Trainer:
         self.num_epochs = sum(phase.epochs for phase in recipe.phases)
         self.history = History()
         self.best: State = copied(module)
+        self.is_best_saved = True
         self.epoch = self.step = 0
         self.order = torch.empty(0, dtype=torch.int64)
         self.total = torch.zeros((), dtype=torch.float64, device=self.device)
@@ -178,8 +179,9 @@ class _Trainer:
                     forward = processes.spread(self.module, self.device)
                 self._set_modes(self.recipe.phases[phase])
                 self._epoch(forward, phase, first_epoch, checkpoints, about, progress)
-                self._close_epoch(checkpoints)
-                if checkpoints is not None:
+                self._close_epoch()
+                is_over = self.epoch == self.num_epochs or self._has_stopped
+                if checkpoints is not None and (is_over or self._is_due(checkpoints)):
                     self._save(checkpoints, about)
             if self.plan.keep == "best":
                 self.module.load_state_dict(self.best)
@@ -249,7 +251,7 @@ class _Trainer:
                 if self.device.type == "cpu" or self.step % _CHECK_EVERY == 0 or self.step == num_steps:
                     self._check_loss(rate)
                 progress(self.epoch * num + group[-1][1], self.num_epochs * num, "samples")
-                if checkpoints is not None and self._is_due(checkpoints) and self.step < num_steps:
+                if checkpoints is not None and self.step < num_steps and self._is_due(checkpoints):
                     self._save(checkpoints, about)
         self.history.rates.append(rate)
 
@@ -320,7 +322,7 @@ class _Trainer:
                 "for values in the samples that are not finite"
             )
 
-    def _close_epoch(self, checkpoints: Checkpoints | None) -> None:
+    def _close_epoch(self) -> None:
         """Score the epoch, and keep its weights if they are the best."""
         history = self.history
         total = float(processes.summed(self.total.clone()))
@@ -341,8 +343,7 @@ class _Trainer:
         if found > history.best_score + (self.plan.min_gain if history.best_epoch else 0.0):
             history.best_epoch = self.epoch
             self.best = copied(self.module)
-            if checkpoints is not None and self.world.is_first:
-                checkpoints.save_best(self.best, {"epoch": self.epoch, "score": found})
+            self.is_best_saved = False
         if trained is not None:
             self.module.load_state_dict(trained)
 
@@ -376,6 +377,8 @@ class _Trainer:
                 tensors[f"random/{name}/{rank}"] = one
         total = processes.summed(self.total.clone())
         if self.world.is_first:
+            if not self.is_best_saved:  # before the state that counts on them
+                checkpoints.save_best(self.best, {"epoch": self.history.best_epoch})
             state = {
                 "about": about,
                 "epoch": self.epoch,
@@ -386,6 +389,7 @@ class _Trainer:
                 "num_updates": self.average.num_updates if self.average is not None else 0,
             }
             checkpoints.save(tensors, state)
+        self.is_best_saved = True
         processes.wait_for_all()
 
     def _resume(self, checkpoints: Checkpoints, about: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ file that nothing here names. What is finished is kept by what it was computed f
 
 from __future__ import annotations
 
-import hashlib
+import dataclasses
 import json
 import os
 import shutil
@@ -234,13 +234,12 @@ class _Run:
                 f"transfer.{name} is left out on {backbone}: only models of torchvision and glyphnet can be trained on"
             )
             return
-        digest = hashlib.blake2b(f"{self.given.samples.task} {name} {backbone}".encode(), digest_size=8)
         job = fits.Job(
             name,
             opened,
             Setting(self.given.samples, self._images_of(opened), self.select.by, device),
             self.given.root,
-            self.paths.runs_dir / digest.hexdigest(),
+            self.paths.runs_dir,
             self.given.seed,
             self._told(f"{name}@{backbone}"),
         )
@@ -257,7 +256,7 @@ class _Run:
             probabilities = self._source_of(job)
             parts["source"] = digest_of(probabilities)
             fitted = self._unit(
-                job, parts, lambda folder: fits.fit_direct(folder, job, options, probabilities)
+                job, parts, lambda folder, job: fits.fit_direct(folder, job, options, probabilities)
             )
             self._write(job, options, None, ALL, fitted)
             return
@@ -266,7 +265,7 @@ class _Run:
         self._check(job, options, start)
         parts["start"] = [start_key(start)]
 
-        def compute(folder: Path) -> None:
+        def compute(folder: Path, job: fits.Job) -> None:
             if isinstance(options, TrainedOptions):
                 fits.fit_trained(folder, job, options, start)
             else:
@@ -285,7 +284,9 @@ class _Run:
             probabilities = self._source_of(job)
             parts["source"] = digest_of(probabilities)
             fitted = self._unit(
-                job, parts, lambda folder: fits.fit_direct_few(folder, job, options, probabilities, draws)
+                job,
+                parts,
+                lambda folder, job: fits.fit_direct_few(folder, job, options, probabilities, draws),
             )
             self._write(job, options, None, k, fitted)
             return
@@ -298,7 +299,7 @@ class _Run:
             self._check(job, options, start)
         parts["start"] = [start_key(start) for start in starts]
 
-        def compute(folder: Path) -> None:
+        def compute(folder: Path, job: fits.Job) -> None:
             if isinstance(options, TrainedOptions):
                 fits.fit_trained_few(folder, job, options, starts, draws, k)
             else:
@@ -307,7 +308,7 @@ class _Run:
         self._write(job, options, starts[0], k, self._unit(job, parts, compute))
 
     def _unit(
-        self, job: fits.Job, parts: dict[str, Any], compute: Callable[[Path], None]
+        self, job: fits.Job, parts: dict[str, Any], compute: Callable[[Path, fits.Job], None]
     ) -> fits.ArmFit | None:
         """What a fit left; in several processes all compute, and the first one keeps. None if it was not asked for."""
         entry = self.memo.place(parts)
@@ -315,14 +316,16 @@ class _Run:
         recalled = bool(agreed(float(is_there), job.setting.device))
         if not recalled and self.only not in (None, job.name):
             return None
+        # an arm that was changed after a kill does not go on from what it was
+        job = dataclasses.replace(job, runs_dir=job.runs_dir / entry.name)
         if world().is_first:
-            folder = self.memo.unit(parts, compute)
+            folder = self.memo.unit(parts, lambda folder: compute(folder, job))
             if not recalled:
                 shutil.rmtree(job.runs_dir, ignore_errors=True)
             found = fits.load_fit(folder)
         elif not recalled:
             with tempfile.TemporaryDirectory() as scratch:
-                compute(Path(scratch))
+                compute(Path(scratch), job)
                 found = fits.load_fit(Path(scratch))
         else:
             return None

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from embedpipe.cli.app import run
 from embedpipe.evaluate.predictions import Predictions
 from embedpipe.features.table import open_features
+from embedpipe.training import Checkpoints
 from embedpipe.transfer import arms as fits
 from embedpipe.transfer import training
 from embedpipe.transfer.saved import load_arm, read_arm
@@ -176,6 +177,7 @@ def test_a_killed_arm_goes_on_and_ends_the_same(project, monkeypatch):
         return say(self, model, places)
 
     monkeypatch.setattr(training.Setting, "say", dying)
+    monkeypatch.setattr(fits, "Checkpoints", lambda folder: Checkpoints(folder, 0.0))
     with pytest.raises(Killed):
         run(["transfer", "shape"])
     monkeypatch.setattr(training.Setting, "say", say)
