@@ -83,7 +83,7 @@ def _given(workspace: Workspace, sections: Sections, task: str) -> Any:
     from embedpipe.train.memory import allowed_nbytes
     from embedpipe.train.plan import plan_units
     from embedpipe.train.samples import task_samples
-    from embedpipe.transfer.task import Given
+    from embedpipe.transfer.given import Given
 
     options = sections.one("tasks", task, TaskOptions)
     manifest = Manifest.read(workspace.manifest(options.on))

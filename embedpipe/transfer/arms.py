@@ -19,7 +19,7 @@ import numpy.typing as npt
 import safetensors.torch
 import torch
 
-from embedpipe.errors import ConfigError
+from embedpipe.errors import ConfigError, TrainingFailed
 from embedpipe.evaluate.metrics import metric_of
 from embedpipe.heads.module import head_module
 from embedpipe.manifest.files import write_bytes
@@ -115,7 +115,10 @@ def is_whole(folder: Path) -> bool:
 
 
 def fit_trained(folder: Path, job: Job, options: TrainedOptions, start: Start) -> None:
-    """Train at every learning rate on all labels; validation chooses the rate, the epoch and the share of the way."""
+    """Train at every learning rate on all labels; validation chooses the rate, the epoch and the share of the way.
+
+    A rate at which the loss is no longer finite is reported and never chosen, unless it is the only one.
+    """
     samples = job.setting.samples
     seed = seed_of(job.seed, 0, 0)
     alphas = options.alphas or (None,)
@@ -125,23 +128,30 @@ def fit_trained(folder: Path, job: Job, options: TrainedOptions, start: Start) -
     said: dict[str, Any] = {}
     history = None
     model: LiveModel | None = None
+    failures: list[TrainingFailed] = []
     for place, rate in enumerate(options.learning_rate):
         with deterministic(seed, options.threads) as generator:
             model, begun, told = _begun(job, options, start, samples.train, seed)
             said |= told
-            ran = train_network(
-                model,
-                job.setting,
-                samples.train,
-                options,
-                rate,
-                generator,
-                input_shape=job.opened.backbone.input_shape,
-                by_validation=True,
-                checkpoints=Checkpoints(job.runs_dir / str(place)),
-                where=job.where,
-                progress=job.progress,
-            )
+            try:
+                ran = train_network(
+                    model,
+                    job.setting,
+                    samples.train,
+                    options,
+                    rate,
+                    generator,
+                    input_shape=job.opened.backbone.input_shape,
+                    by_validation=True,
+                    checkpoints=Checkpoints(job.runs_dir / str(place)),
+                    where=job.where,
+                    progress=job.progress,
+                )
+            except TrainingFailed as error:
+                failures.append(error)
+                failed = {"val": {metric: None}, "converged": False, "failure": str(error)}
+                candidates.append({"params": {"learning_rate": rate}, **failed})
+                continue
             trained = copied(model)
             for alpha in alphas:
                 state = trained if alpha is None else interpolate(begun, trained, alpha)
@@ -155,6 +165,8 @@ def fit_trained(folder: Path, job: Job, options: TrainedOptions, start: Start) -
                 if best == len(candidates) - 1:
                     kept[:] = [(state, job.setting.say(model, samples.predicted))]
                     history = ran
+    if len(failures) == len(options.learning_rate):
+        raise failures[0]
     best = best_of([one["val"] for one in candidates], metric)
     if best is None or model is None or history is None:
         _keep(folder, {"candidates": candidates, "best": None, "said": said}, np.zeros((0, 0, 0), np.float32))

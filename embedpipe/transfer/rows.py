@@ -78,6 +78,9 @@ def _note(options: ArmOptions, start: Start | None, about: Mapping[str, Any], k:
             notes.append("no candidate has a finite score on validation")
         elif "epoch" in best:
             notes.append(f"weights of epoch {best['epoch']} of {best['num_epochs']}, chosen on validation")
+        failed = [one["params"]["learning_rate"] for one in about["candidates"] if "failure" in one]
+        if failed:
+            notes.append(f"the loss was not finite at learning rate {', '.join(map(str, failed))}")
         if "loaded" in said:
             notes.append(said["loaded"])
         if "leep" in said:

@@ -23,19 +23,17 @@ from embedpipe.errors import DataError
 from embedpipe.evaluate.arms import ALL, arm_dir
 from embedpipe.evaluate.options import CompareOptions, SelectOptions
 from embedpipe.evaluate.predictions import ArmScores
-from embedpipe.features.table import PublishedFeatures
 from embedpipe.manifest.kshot import k_shot_indices
-from embedpipe.manifest.table import Manifest
 from embedpipe.progress import Progress, silent
 from embedpipe.train.memo import Memo
-from embedpipe.train.plan import Unit
-from embedpipe.train.samples import Index, TaskSamples
+from embedpipe.train.samples import Index
 from embedpipe.training import find_device, torchrun, world
 from embedpipe.training.processes import agreed, wait_for_all
 from embedpipe.transfer import arms as fits
 from embedpipe.transfer.agreement import MOST_SAMPLES, Agreement, check_agreement
 from embedpipe.transfer.files import TransferPaths, write_results
-from embedpipe.transfer.images import Images, Reader
+from embedpipe.transfer.given import Given
+from embedpipe.transfer.images import Images
 from embedpipe.transfer.keys import Keys, code_of_transfer, digest_of, start_key
 from embedpipe.transfer.network import OpenedBackbone
 from embedpipe.transfer.options import (
@@ -60,43 +58,6 @@ class TransferSummary:
     num_fitted: int
     num_recalled: int
     notes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Given:
-    """What the arms of a task stand on.
-
-    Attributes
-    ----------
-    samples : TaskSamples
-        The same as the heads'.
-    manifest : Manifest
-    source : Reader
-        Of the manifest's images.
-    stores : mapping of backbone to PublishedFeatures
-    units : mapping of arm to Unit
-        Heads on taps, as training planned them.
-    scores, chosen : dict
-        `data/scores/<T>.json`, and the task's entry of the selection.
-    heads_dir, root : Path
-        Of the task's heads; of params.yaml.
-    open_backbone : callable
-        From a name to the backbone as its store was made.
-    seed, memory_nbytes : int
-    """
-
-    samples: TaskSamples
-    manifest: Manifest
-    source: Reader
-    stores: Mapping[str, PublishedFeatures]
-    units: Mapping[str, Unit]
-    scores: Mapping[str, Any]
-    chosen: Mapping[str, Any]
-    heads_dir: Path
-    root: Path
-    open_backbone: Callable[[str], OpenedBackbone]
-    seed: int
-    memory_nbytes: int
 
 
 def transfer_task(

@@ -263,6 +263,13 @@ def test_part_of_the_weights_is_loaded_and_the_leaderboard_says_what(project):
     assert row["load"]["loaded"] == 12 and "block2.conv1.weight" in row["note"]
 
 
+def test_a_rate_at_which_the_loss_explodes_is_reported_and_never_chosen(project):
+    root = project({"full": {**QUICK, "learning_rate": [1e30, 1e-3], "optimiser": "sgd"}})
+    assert run(["transfer", "shape"]) == 0
+    row = rows(root)["full", "all"]
+    assert row["params"] == {"learning_rate": 0.001} and "not finite at learning rate 1e+30" in row["note"]
+
+
 def test_a_live_model_that_is_not_the_cached_one_trains_nothing(project, capsys, monkeypatch):
     root = project({"lp_ft": QUICK, "frozen": None})
     path = root / "params.yaml"
