@@ -78,7 +78,7 @@ class Job:
     @property
     def where(self) -> str:
         """How the user finds the arm."""
-        return f"task {self.setting.samples.task!r}, transfer.{self.name} on {self.opened.name!r}"
+        return f"task {self.setting.samples.task!r}, backbone {self.opened.name!r}: transfer.{self.name}"
 
 
 @dataclass(frozen=True)

@@ -168,7 +168,7 @@ def recipe_of(
             "name `layers` instead"
         )
     if options.layers is not None:
-        check_names(model.body, options.layers, f"{where}.layers")
+        check_names(model.body, options.layers, f"{where}.layers: up to its tap")
         phases = surgical(epochs, [HEAD, *(f"{BODY}.{name}" for name in options.layers)])
     elif options.gradual:
         phases = gradual(epochs, blocks, top)

@@ -25,7 +25,7 @@ EVERY = {
     "two_phase": QUICK,
     "discriminative": QUICK,
     "gradual": {**QUICK, "epochs": 4},
-    "surgical": {**QUICK, "layers": ["block2"]},
+    "surgical": {**QUICK, "layers": ["block1"]},
     "l2_sp": {**QUICK, "optimiser": "sgd", "learning_rate": [0.01, 0.1], "accumulate": 2, "clip_norm": 1.0},
     "wise_ft": {**QUICK, "alphas": [0.0, 0.5, 1.0]},
 }
@@ -229,7 +229,10 @@ def said(capsys, *arguments):
     ("arms", "expected"),
     [
         ({"lp_ft": {"tap": "block3.gep"}}, "has no tap 'block3.gep' (did you mean 'block3.gap'?)"),
-        ({"surgical": {"layers": ["blok2"]}}, "the model has no layer 'blok2'"),
+        (
+            {"surgical": {"layers": ["blok1"]}},
+            "surgical.layers: up to its tap: the model has no layer 'blok1'",
+        ),
         ({"full": {"load": {"weights": "none.pth"}}}, "no such file"),
         ({"direct": {"map": {"zz": "circle"}}}, "no source class is named 'zz'"),
         (
