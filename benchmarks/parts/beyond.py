@@ -14,6 +14,8 @@ from parts.features import Figures, Rows, by_turns
 
 WIDTH = 512
 """Features of ResNet-18's last block."""
+HALVES = (256, 256)
+"""Two taps side by side."""
 GRIDS: dict[str, list[dict[str, object]]] = {
     "ridge": [{"alpha": alpha} for alpha in (1.0, 100.0, 1e4)],
     "lda": [{"shrinkage": one} for one in (0.1, 0.5)],
@@ -22,7 +24,14 @@ GRIDS: dict[str, list[dict[str, object]]] = {
     "svm": [{"C": C} for C in (1e-4, 1e-3)],
     "sgd": [{"lr": lr, "epochs": 2} for lr in (1e-3, 1e-2)],
     "mlp": [{"hidden": 64, "epochs": 2}],
+    "conv": [{"hidden": 8, "epochs": 2}],
+    "attentive": [{"queries": 2, "width": 8, "epochs": 2}],
+    "layerwise": [{"widths": HALVES, "fusion": one, "epochs": 2} for one in ("mixture", "attention")],
+    "group_lasso": [{"widths": HALVES, "strength": one, "max_iter": 10} for one in (0.1, 0.3)],
+    "greedy": [{"widths": HALVES}],
 }
+SHAPES = {"maps": (32, 4, 4), "tokens": (16, 32)}
+"""What a row of `WIDTH` columns is seen as, by families of maps and of tokens."""
 """Small ones, since passes and not steps decide how much is held; families that hold their rows say so instead."""
 
 
@@ -63,18 +72,18 @@ def marginal(rows: Rows, num: int, repeats: int) -> Figures:
 
 
 def peak(rows: Rows, num: int, repeats: int) -> Figures:
-    """Memory that fitting each family adds, with features four times larger than it is allowed to hold."""
-    num = max(num * 12, 4096)
-    allowed = num * WIDTH  # float32 rows are four times as many bytes
+    """Memory that fitting each family adds, from a store four times larger than it is allowed to hold."""
+    num = max(num * 24, 4096)
+    allowed = num * WIDTH * 2 // 4  # two bytes a feature, as stored
     figures: Figures = {
         "peak_allowed_mb": allowed / 1e6,
-        "peak_about": f"{num} rows of {WIDTH} float16 features",
+        "peak_about": f"{num} rows of {WIDTH} float16 features, {num * WIDTH * 2 / 1e6:.0f} MB",
     }
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         write_store(rows, num, root)
         grown = []
-        for family in families():
+        for family, inputs in families().items():
             result = subprocess.run(
                 [
                     sys.executable,
@@ -84,6 +93,7 @@ def peak(rows: Rows, num: int, repeats: int) -> Figures:
                     family,
                     json.dumps(GRIDS.get(family, [{}])),
                     str(allowed),
+                    json.dumps(SHAPES.get(inputs)),
                 ],
                 capture_output=True,
                 text=True,
@@ -98,11 +108,11 @@ def peak(rows: Rows, num: int, repeats: int) -> Figures:
     return {"peak_rss": max(grown) / (allowed / 1e6), **figures}
 
 
-def families() -> list[str]:
-    """Every family that learns classes from vectors of one tap."""
+def families() -> dict[str, str]:
+    """Every family that learns classes, and what it learns them from."""
     from embedpipe.heads.registry import FAMILIES
 
-    return [name for name, one in FAMILIES.items() if one.inputs == "rows" and "classes" in one.heads]
+    return {name: one.inputs for name, one in FAMILIES.items() if "classes" in one.heads}
 
 
 def write_store(rows: Rows, num: int, root: Path) -> None:
@@ -141,10 +151,12 @@ import numpy as np
 from embedpipe.errors import DataError
 from embedpipe.features.taprows import TapRows
 from embedpipe.heads import registry
+from embedpipe.heads.beside import ShapedRows
 from embedpipe.heads.rows import cut
 from embedpipe.store import FeatureStore
 
 root, family, grid, allowed = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3]), int(sys.argv[4])
+shape = json.loads(sys.argv[5])
 
 def status(name):
     line = next(one for one in Path("/proc/self/status").read_text().splitlines() if one.startswith(name))
@@ -153,6 +165,8 @@ def status(name):
 about = np.load(root / "rows.npz")
 rows = TapRows.of([(FeatureStore.open(root / "features"), "layer4.gap")], about["keys"], cut=cut,
                   memory_nbytes=0, mapped_nbytes=max(allowed // 4, 16 << 20))
+if shape is not None:
+    rows = ShapedRows(rows, tuple(shape))
 # libraries are loaded and warm before memory is looked at
 small = rows.gather(np.arange(256))
 fit = dict(kind="classes", seed=0, memory_nbytes=allowed)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedpipe.errors import ConfigError
-from embedpipe.heads.deep import DeepClassifierHead, DeepHead, DeepRegressorHead
+from embedpipe.heads.deep import DeepClassifierHead, DeepHead, DeepLabelsHead, DeepRegressorHead
 from embedpipe.heads.linear import Scaling
 from embedpipe.heads.nets import Net, uniform
 from embedpipe.heads.neural import scaling_of
@@ -87,6 +87,33 @@ class _Attentive(DeepHead):
     )
     queries: int
     width: int
+
+    def __init__(
+        self,
+        queries: int = 8,
+        *,
+        width: int = 128,
+        lr: float = 3e-3,
+        weight_decay: float = 1e-2,
+        schedule: str = "constant",
+        epochs: int = 100,
+        patience: int = 10,
+        batch: int = 256,
+        standardise: bool = True,
+        device: str = "cpu",
+        random_state: int = 0,
+    ) -> None:
+        self.queries = queries
+        self.width = width
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.schedule = schedule
+        self.epochs = epochs
+        self.patience = patience
+        self.batch = batch
+        self.standardise = standardise
+        self.device = device
+        self.random_state = random_state
 
     @classmethod
     def _fits(cls, shape: tuple[int, ...]) -> bool:
@@ -159,29 +186,9 @@ class AttentiveRegressorHead(_Attentive, DeepRegressorHead):
         As `AttentiveClassifierHead` has them.
     """
 
-    def __init__(
-        self,
-        queries: int = 8,
-        *,
-        width: int = 128,
-        lr: float = 3e-3,
-        weight_decay: float = 1e-2,
-        schedule: str = "constant",
-        epochs: int = 100,
-        patience: int = 10,
-        batch: int = 256,
-        standardise: bool = True,
-        device: str = "cpu",
-        random_state: int = 0,
-    ) -> None:
-        self.queries = queries
-        self.width = width
-        self.lr = lr
-        self.weight_decay = weight_decay
-        self.schedule = schedule
-        self.epochs = epochs
-        self.patience = patience
-        self.batch = batch
-        self.standardise = standardise
-        self.device = device
-        self.random_state = random_state
+
+class AttentiveLabelsHead(_Attentive, DeepLabelsHead):
+    """Attentive pooling for labels, over tokens (N, T, D) or maps (N, C, Y, X); unknown labels count nothing.
+
+    Its parameters are those of `AttentiveRegressorHead`.
+    """

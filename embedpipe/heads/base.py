@@ -160,7 +160,7 @@ class Head(BaseEstimator):  # type: ignore[misc]
             if rows is not None:
                 # values are checked block by block as they are read
                 shape = (rows.shape[0], math.prod(rows.shape[1:]))
-                target = validate_data(self, X="no_validation", y=y, y_numeric=numeric)
+                target = validate_data(self, X="no_validation", y=y, y_numeric=numeric, multi_output=numeric)
                 if len(target) != shape[0]:
                     raise DataError(f"{name}: expected targets of {shape[0]} rows, found {len(target)}")
                 self.n_features_in_ = shape[1]
@@ -171,6 +171,7 @@ class Head(BaseEstimator):  # type: ignore[misc]
                 y,
                 dtype=[np.float64, np.float32],
                 y_numeric=numeric,
+                multi_output=numeric,
                 ensure_min_samples=2,
                 allow_nd=self.maps,
             )
@@ -306,12 +307,17 @@ class ClassifierHead(ClassifierMixin, Head):  # type: ignore[misc]
 
 
 class RegressorHead(RegressorMixin, Head):  # type: ignore[misc]
-    """Base of heads that learn one number a sample."""
+    """Base of heads that learn one number a sample, or several."""
 
     kind = "number"
 
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
+
     def predict(self, X: Any) -> np.ndarray:
-        """Predicted values, float64, shape (N,)."""
+        """Predicted values, float64, shape (N,), or (N, M) where M numbers were learned."""
         return self._values(self._check_predict(X))
 
     def _values(self, X_ND: np.ndarray) -> np.ndarray:
@@ -321,16 +327,17 @@ class RegressorHead(RegressorMixin, Head):  # type: ignore[misc]
         self, X: Any, y: Any, X_val: Any = None, y_val: Any = None, sample_weight: Any = None
     ) -> Training:
         rows, target = self._check_fit(X, y, numeric=True)
-        values = np.asarray(target, dtype=np.float64)
-        if values.ndim != 1:
-            raise ShapeError(
-                f"{type(self).__name__}: expected one number a sample, found targets {values.shape}"
-            )
+        values = _numbers(target)
         rows, values, weight = self._weighted(rows, values, sample_weight)
         if X_val is None or y_val is None:
             return Training(rows, values, weight=weight)
-        y_val = np.asarray(y_val, dtype=np.float64)
-        return Training(rows, values, None, self._validation_rows(X_val), y_val, weight)
+        return Training(rows, values, None, self._validation_rows(X_val), _numbers(y_val), weight)
+
+
+def _numbers(y: Any) -> np.ndarray:
+    """Float64 (N,), or (N, M) of several numbers."""
+    values = np.asarray(y, dtype=np.float64)
+    return values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
 
 
 def softmax(scores_NK: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embedpipe.heads.deep import DeepClassifierHead, DeepHead, DeepRegressorHead
+from embedpipe.heads.deep import DeepClassifierHead, DeepHead, DeepLabelsHead, DeepRegressorHead
 from embedpipe.heads.linear import Scaling
 from embedpipe.heads.nets import Net, uniform
 from embedpipe.heads.neural import scaling_of
@@ -109,6 +109,35 @@ class Convolutional(DeepHead):
     kernel: int
     pool: str
 
+    def __init__(
+        self,
+        hidden: int = 32,
+        *,
+        kernel: int = 3,
+        pool: str = "mean",
+        lr: float = 3e-3,
+        weight_decay: float = 1e-2,
+        schedule: str = "constant",
+        epochs: int = 100,
+        patience: int = 10,
+        batch: int = 256,
+        standardise: bool = True,
+        device: str = "cpu",
+        random_state: int = 0,
+    ) -> None:
+        self.hidden = hidden
+        self.kernel = kernel
+        self.pool = pool
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.schedule = schedule
+        self.epochs = epochs
+        self.patience = patience
+        self.batch = batch
+        self.standardise = standardise
+        self.device = device
+        self.random_state = random_state
+
     @classmethod
     def _fits(cls, shape: tuple[int, ...]) -> bool:
         return len(shape) == 3
@@ -179,31 +208,9 @@ class ConvRegressorHead(Convolutional, DeepRegressorHead):
         As `ConvClassifierHead` has them.
     """
 
-    def __init__(
-        self,
-        hidden: int = 32,
-        *,
-        kernel: int = 3,
-        pool: str = "mean",
-        lr: float = 3e-3,
-        weight_decay: float = 1e-2,
-        schedule: str = "constant",
-        epochs: int = 100,
-        patience: int = 10,
-        batch: int = 256,
-        standardise: bool = True,
-        device: str = "cpu",
-        random_state: int = 0,
-    ) -> None:
-        self.hidden = hidden
-        self.kernel = kernel
-        self.pool = pool
-        self.lr = lr
-        self.weight_decay = weight_decay
-        self.schedule = schedule
-        self.epochs = epochs
-        self.patience = patience
-        self.batch = batch
-        self.standardise = standardise
-        self.device = device
-        self.random_state = random_state
+
+class ConvLabelsHead(Convolutional, DeepLabelsHead):
+    """A convolutional head for labels, over maps (N, C, Y, X); unknown labels count nothing.
+
+    Its parameters are those of `ConvRegressorHead`.
+    """

@@ -14,7 +14,8 @@ import numpy as np
 from embedpipe.errors import ShapeError
 from embedpipe.heads.base import ClassifierHead, HeadState, RegressorHead
 from embedpipe.heads.linear import Scaling
-from embedpipe.heads.neural import NeuralHead
+from embedpipe.heads.multilabel import MultiLabelHead
+from embedpipe.heads.neural import NeuralHead, Unit
 from embedpipe.heads.rows import Rows
 from embedpipe.heads.stacked import Fitted
 from embedpipe.heads.training import Training
@@ -35,7 +36,7 @@ class DeepHead(NeuralHead):
     mean_, scale_ : float64 arrays
         What is taken from rows, and what they are divided by; broadcast against a row.
     target_mean_, target_std_ : float
-        Units of the targets, where they are numbers.
+        Units of the targets, where they are one number.
     input_shape_ : tuple of int
         Of one row.
     """
@@ -57,16 +58,30 @@ class DeepHead(NeuralHead):
             head.input_shape_ = tuple(training.rows.shape[1:])
         super()._fit_many(heads, training)
 
-    def _take(self, fitted: Fitted, scaling: Scaling, mean: float, std: float) -> None:
+    def _take(self, fitted: Fitted, scaling: Scaling, mean: Unit, std: Unit) -> None:
         self.params_, self.mean_, self.scale_ = fitted.params, scaling.mean, scaling.scale
+        if isinstance(mean, np.ndarray) or isinstance(std, np.ndarray):
+            # units of several numbers become part of the last layer
+            weights, bias = (self.params_[f"output.{name}"] for name in ("weights", "bias"))
+            stds, means = np.reshape(std, (-1, 1)), np.reshape(mean, (-1, 1))
+            scaled = {"weights": weights * stds, "bias": bias * stds + means}
+            self.params_ = {
+                **self.params_,
+                **{f"output.{n}": p.astype(np.float32) for n, p in scaled.items()},
+            }
+            mean, std = 0.0, 1.0
         self.target_mean_, self.target_std_ = mean, std
+
+    @property
+    def num_outputs(self) -> int:
+        """Outputs of the fitted network at a place."""
+        return len(self.params_["output.bias"])
 
     def _outputs(self, X: np.ndarray) -> np.ndarray:
         """Outputs of checked rows in the units of the targets, float64, shape (K, N·P)."""
         import torch
 
-        num_outputs = len(self.classes_) if isinstance(self, ClassifierHead) else 1
-        net = self._net(self.input_shape_, num_outputs)
+        net = self._net(self.input_shape_, self.num_outputs)
         params = {name: torch.from_numpy(np.array(p))[None] for name, p in self.params_.items()}
         step = max(1, PREDICTED_NBYTES // (4 * max(1, math.prod(self.input_shape_))))
         found = []
@@ -133,5 +148,13 @@ class DeepRegressorHead(DeepHead, RegressorHead):
     """Numbers by least squares on standardised targets."""
 
     def _values(self, X_ND: np.ndarray) -> np.ndarray:
-        values: np.ndarray = self._outputs(X_ND)[0]
+        outputs_MN = self._outputs(X_ND)
+        values: np.ndarray = outputs_MN[0] if len(outputs_MN) == 1 else outputs_MN.T
         return values
+
+
+class DeepLabelsHead(DeepHead, MultiLabelHead):
+    """Labels by a sigmoid over outputs."""
+
+    def _scores(self, X_ND: np.ndarray) -> np.ndarray:
+        return self._outputs(X_ND).T

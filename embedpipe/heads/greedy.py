@@ -25,6 +25,7 @@ from embedpipe.heads.beside import ColumnRows
 from embedpipe.heads.gram import Gram
 from embedpipe.heads.held_out import folds_of_rows
 from embedpipe.heads.linear import LinearClassifierHead, LinearRegressorHead
+from embedpipe.heads.neural import Unit, units_of
 from embedpipe.heads.ridge_path import PrimalPath, RidgePath, TridiagonalPath
 from embedpipe.heads.stored import Targets, moments_of
 from embedpipe.heads.temperature import fit_inverse_temperature, spread_index
@@ -171,7 +172,9 @@ class _Greedy(WeightedHead):
     @classmethod
     def _fit_many(cls, heads: Sequence[Self], training: Training) -> None:
         is_classes = training.classes is not None
-        targets: Targets = training.onehot if is_classes else training.y[:, None]
+        means_M, stds_M = units_of(training.columns, training.weight) if not is_classes else (0.0, 1.0)
+        # each number counts by what of its spread is explained
+        targets: Targets = training.onehot if is_classes else (training.columns - means_M) / stds_M
         for group in grouped(heads, "widths", "folds", "class_weight", "random_state"):
             first, num_rows = group[0], training.rows.shape[0]
             layers = first._layers(training.rows.shape[1])
@@ -192,7 +195,7 @@ class _Greedy(WeightedHead):
                 steps = greedy_layers(
                     gram, TARGETS, layers, most=head.most, gain=head.gain, standardise=head.standardise
                 )
-                head._learn(gram, layers, steps, training)
+                head._learn(gram, layers, steps, training, means_M, stds_M)
 
     def _layers(self, num_columns: int) -> dict[str, slice]:
         """Columns of each tap, by its place."""
@@ -214,7 +217,13 @@ class _Greedy(WeightedHead):
         return {str(place): slice(*bounds[place : place + 2]) for place in range(len(widths))}
 
     def _learn(
-        self, gram: Gram, layers: Mapping[str, slice], steps: Sequence[Step], training: Training
+        self,
+        gram: Gram,
+        layers: Mapping[str, slice],
+        steps: Sequence[Step],
+        training: Training,
+        means_M: Unit,
+        stds_M: Unit,
     ) -> None:
         """Ridge on the chosen taps, from the same moments."""
         chosen = _places(layers, [step.layer for step in steps])
@@ -222,14 +231,16 @@ class _Greedy(WeightedHead):
         self.alpha_ = steps[-1].alpha
         coef_1KC, intercept_1K = path.weights([self.alpha_])
         coef_KD = np.zeros((coef_1KC.shape[1], training.rows.shape[1]))
-        coef_KD[:, chosen] = coef_1KC[0]
+        coef_KD[:, chosen] = coef_1KC[0] * np.reshape(stds_M, (-1, 1))
         self.kept_layers_ = np.array([int(step.layer) for step in steps], np.int64)
         self.r2_ = np.array([step.r2 for step in steps])
         added = np.maximum(np.diff(self.r2_, prepend=0.0), 0.0)
         self.layer_weights_ = np.zeros(len(layers))
         self.layer_weights_[self.kept_layers_] = added / added.sum() if added.sum() > 0 else 1 / len(added)
         self.converged_ = True
-        self._take(coef_KD, intercept_1K[0], path, ColumnRows(training.rows, chosen), training)
+        self._take(
+            coef_KD, intercept_1K[0] * stds_M + means_M, path, ColumnRows(training.rows, chosen), training
+        )
 
     def _take(
         self,
@@ -343,4 +354,4 @@ class GreedyRegressorHead(_Greedy, LinearRegressorHead):
         rows: ColumnRows,
         training: Training,
     ) -> None:
-        self.coef_, self.intercept_ = coef_KD[0], float(intercept_K[0])
+        self._keep(coef_KD, intercept_K)

@@ -23,7 +23,8 @@ import numpy as np
 from embedpipe.errors import ShapeError
 from embedpipe.heads.base import WeightedHead, grouped, softmax
 from embedpipe.heads.linear import LinearClassifierHead, LinearRegressorHead, Scaling
-from embedpipe.heads.neural import moments_of, scaling_of
+from embedpipe.heads.multilabel import LinearLabelsHead
+from embedpipe.heads.neural import scaling_of, units_of
 from embedpipe.heads.rows import Rows, cut, nbytes_of
 from embedpipe.heads.stored import Targets
 from embedpipe.heads.training import Training
@@ -148,7 +149,9 @@ def _error(loss: str, out: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     if loss == "sigmoid":
         from scipy.special import expit
 
-        error: np.ndarray = expit(out) - wanted
+        error: np.ndarray = np.where(
+            np.isnan(wanted), 0.0, expit(out) - wanted
+        )  # unknown labels pull at nothing
         return error
     residual: np.ndarray = 2.0 * (out - wanted)
     return residual
@@ -156,9 +159,12 @@ def _error(loss: str, out: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 
 def _intercept(problem: Problem) -> np.ndarray:
     """The optimum without any tap, shape (K,)."""
-    mean_K = np.zeros(problem.wanted.shape[1])
+    sums_K, known_K = np.zeros(problem.wanted.shape[1]), np.zeros(problem.wanted.shape[1])
     for place in cut(problem.wanted.shape):
-        mean_K += problem.weight[place] @ problem.wanted[place]
+        wanted_nK = problem.wanted[place]
+        sums_K += problem.weight[place] @ np.nan_to_num(wanted_nK)
+        known_K += problem.weight[place] @ ~np.isnan(wanted_nK)
+    mean_K: np.ndarray = sums_K / known_K
     if problem.loss == "softmax":
         mean_K = np.log(mean_K)
     elif problem.loss == "sigmoid":
@@ -209,6 +215,21 @@ class _GroupLasso(WeightedHead):
     layer_weights_: np.ndarray
     n_iter_: int
 
+    def __init__(
+        self,
+        widths: Sequence[int] | None = None,
+        *,
+        strength: float = 0.1,
+        standardise: bool = True,
+        tol: float = 1e-5,
+        max_iter: int = 1000,
+    ) -> None:
+        self.widths = widths
+        self.strength = strength
+        self.standardise = standardise
+        self.tol = tol
+        self.max_iter = max_iter
+
     @classmethod
     def _fit_many(cls, heads: Sequence[Self], training: Training) -> None:
         num_columns = training.rows.shape[1]
@@ -221,11 +242,16 @@ class _GroupLasso(WeightedHead):
                     f"found {num_columns}"
                 )
             weight = training.weight_of(first.class_weight)
-            mean, std = moments_of(training.y, weight) if training.classes is None else (0.0, 1.0)
+            is_number = cls.kind == "number"
+            mean, std = units_of(training.y, weight) if is_number else (0.0, 1.0)
             scaling = scaling_of(training.rows, standardise=first.standardise, weight=weight)
             mass_N = np.ones(len(training.y)) if weight is None else weight
             loss = "square"
-            wanted: Targets = ((training.y - mean) / std)[:, None]
+            wanted: Targets = training.columns
+            if is_number:
+                wanted = ((training.y - mean) / std).reshape(wanted.shape)
+            elif cls.kind == "multilabel":
+                loss = "sigmoid"
             if training.classes is not None:
                 binary = len(training.classes) == 2
                 loss = "sigmoid" if binary else "softmax"
@@ -305,20 +331,18 @@ class GroupLassoRegressorHead(_GroupLasso, LinearRegressorHead):
     learned = (*LinearRegressorHead.learned, "kept_layers_", "layer_weights_")
     learned_values = (*LinearRegressorHead.learned_values, "n_iter_")
 
-    def __init__(
-        self,
-        widths: Sequence[int] | None = None,
-        *,
-        strength: float = 0.1,
-        standardise: bool = True,
-        tol: float = 1e-5,
-        max_iter: int = 1000,
-    ) -> None:
-        self.widths = widths
-        self.strength = strength
-        self.standardise = standardise
-        self.tol = tol
-        self.max_iter = max_iter
+    def _take(self, coef_KD: np.ndarray, intercept_K: np.ndarray) -> None:
+        self._keep(coef_KD, intercept_K)
+
+
+class GroupLassoLabelsHead(_GroupLasso, LinearLabelsHead):
+    """One logistic regression a label, all of which keep whole taps or leave them out; unknown labels count nothing.
+
+    Its parameters are those of `GroupLassoRegressorHead`.
+    """
+
+    learned = (*LinearLabelsHead.learned, "kept_layers_", "layer_weights_")
+    learned_values = ("n_iter_",)
 
     def _take(self, coef_KD: np.ndarray, intercept_K: np.ndarray) -> None:
-        self.coef_, self.intercept_ = coef_KD[0], float(intercept_K[0])
+        self.coef_, self.intercept_ = coef_KD, intercept_K

@@ -16,6 +16,7 @@ import numpy as np
 from embedpipe.errors import ConfigError
 from embedpipe.heads.base import ClassifierHead, Head, RegressorHead, grouped, softmax
 from embedpipe.heads.linear import Scaling, unit_rows
+from embedpipe.heads.multilabel import MultiLabelHead
 from embedpipe.heads.training import Training
 
 # N rows, M training rows, D features, K classes
@@ -150,8 +151,8 @@ class KnnRegressorHead(_Neighbours, RegressorHead):
 
     Attributes
     ----------
-    targets_ : float64 array, shape (M,)
-        Value of each training row.
+    targets_ : float64 array, shape (M,), or (M, T) of several numbers
+        Values of each training row.
     """
 
     learned = ("rows_", "targets_", "mean_", "scale_")
@@ -161,6 +162,48 @@ class KnnRegressorHead(_Neighbours, RegressorHead):
         self.targets_ = y
 
     def _values(self, X_ND: np.ndarray) -> np.ndarray:
-        pieces = [(weight * self.targets_[nearest]).sum(axis=1) for nearest, weight in self._votes(X_ND)]
+        several = self.targets_.ndim > 1
+        pieces = [
+            ((weight[..., None] if several else weight) * self.targets_[nearest]).sum(axis=1)
+            for nearest, weight in self._votes(X_ND)
+        ]
         values: np.ndarray = np.concatenate(pieces)
         return values
+
+
+class KnnLabelsHead(_Neighbours, MultiLabelHead):
+    """Weighted share of each label among the k training rows of highest cosine similarity that it is known of.
+
+    Parameters
+    ----------
+    k, weights, temperature, standardise
+        As `KnnClassifierHead` has them.
+
+    Attributes
+    ----------
+    labels_ : float64 array, shape (M, K)
+        Of each training row; NaN where unknown.
+    """
+
+    learned = ("rows_", "labels_", "mean_", "scale_")
+    labels_: np.ndarray
+
+    def _remember(self, y: np.ndarray) -> None:
+        self.labels_ = y
+
+    def _scores(self, X_ND: np.ndarray) -> np.ndarray:
+        known_MK = ~np.isnan(self.labels_)
+        has_MK = np.nan_to_num(self.labels_)
+        share_K = has_MK.sum(axis=0) / known_MK.sum(axis=0)
+        pieces = []
+        for nearest, weight in self._votes(X_ND):
+            votes = np.einsum("nk,nkl->nl", weight, has_MK[nearest])
+            asked = np.einsum("nk,nkl->nl", weight, known_MK[nearest].astype(np.float64))
+            # where no neighbour knows, all training rows are asked
+            pieces.append(np.where(asked > 0, votes / np.where(asked > 0, asked, 1.0), share_K))
+        scores_NK: np.ndarray = np.concatenate(pieces)
+        return scores_NK
+
+    def _probabilities(self, scores_NK: np.ndarray) -> np.ndarray:
+        shares: np.ndarray = np.clip(scores_NK, 0.0, 1.0)
+        return shares

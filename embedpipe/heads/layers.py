@@ -74,7 +74,8 @@ class HeadModule(nn.Module):
         Returns
         -------
         float tensor
-            (N, K) for classes and labels: their `link` gives the head's own probabilities; (N,) for a number;
+            (N, K) for classes and labels: their `link` gives the head's own probabilities; (N,) for a number, (N, M)
+            for several;
             (N, K, Y, X) and (N, Y, X) where every place has outputs.
 
         Raises
@@ -254,7 +255,7 @@ class StackMember(nn.Module):
         if self.kind in ("number", "dense_number"):
             out_KM = out_KM * self.std + self.mean
         if self.places is None:
-            return out_KM[0] if self.kind == "number" else out_KM.T
+            return out_KM[0] if self.kind == "number" and len(out_KM) == 1 else out_KM.T
         out_NKYX = out_KM.reshape(out_KM.shape[0], x.shape[0], *self.places).movedim(0, 1)
         return out_NKYX[:, 0] if self.kind == "dense_number" else out_NKYX
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from embedpipe.errors import ShapeError
-from embedpipe.heads.deep import DeepClassifierHead, DeepHead, DeepRegressorHead
+from embedpipe.heads.deep import DeepClassifierHead, DeepHead, DeepLabelsHead, DeepRegressorHead
 from embedpipe.heads.nets import Net, uniform
 from embedpipe.heads.stacked import Sampled
 from embedpipe.heads.training import Training
@@ -139,6 +139,37 @@ class _Layerwise(DeepHead):
     width: int
     queries: int
 
+    def __init__(
+        self,
+        widths: Sequence[int] | None = None,
+        *,
+        fusion: str = "mixture",
+        width: int = 64,
+        queries: int = 1,
+        lr: float = 3e-3,
+        weight_decay: float = 1e-2,
+        schedule: str = "constant",
+        epochs: int = 100,
+        patience: int = 10,
+        batch: int = 256,
+        standardise: bool = True,
+        device: str = "cpu",
+        random_state: int = 0,
+    ) -> None:
+        self.widths = widths
+        self.fusion = fusion
+        self.width = width
+        self.queries = queries
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.schedule = schedule
+        self.epochs = epochs
+        self.patience = patience
+        self.batch = batch
+        self.standardise = standardise
+        self.device = device
+        self.random_state = random_state
+
     @classmethod
     def _fit_many(cls, heads: Sequence[Self], training: Training) -> None:
         import torch
@@ -146,7 +177,7 @@ class _Layerwise(DeepHead):
         super()._fit_many(heads, training)
         _, block = next(iter(training.rows.blocks()))
         for head in heads:
-            net = head._net(head.input_shape_, len(training.classes) if training.classes is not None else 1)
+            net = head._net(head.input_shape_, head.num_outputs)
             assert isinstance(net, FusionNet)
             params = {name: torch.from_numpy(p)[None] for name, p in head.params_.items()}
             rows = Sampled(training.rows, training.y, None, head.mean_, head.scale_)
@@ -226,33 +257,9 @@ class LayerwiseRegressorHead(_Layerwise, DeepRegressorHead):
         As `LayerwiseClassifierHead` has them.
     """
 
-    def __init__(
-        self,
-        widths: Sequence[int] | None = None,
-        *,
-        fusion: str = "mixture",
-        width: int = 64,
-        queries: int = 1,
-        lr: float = 3e-3,
-        weight_decay: float = 1e-2,
-        schedule: str = "constant",
-        epochs: int = 100,
-        patience: int = 10,
-        batch: int = 256,
-        standardise: bool = True,
-        device: str = "cpu",
-        random_state: int = 0,
-    ) -> None:
-        self.widths = widths
-        self.fusion = fusion
-        self.width = width
-        self.queries = queries
-        self.lr = lr
-        self.weight_decay = weight_decay
-        self.schedule = schedule
-        self.epochs = epochs
-        self.patience = patience
-        self.batch = batch
-        self.standardise = standardise
-        self.device = device
-        self.random_state = random_state
+
+class LayerwiseLabelsHead(_Layerwise, DeepLabelsHead):
+    """Fusion of taps for labels; unknown labels count nothing.
+
+    Its parameters are those of `LayerwiseRegressorHead`.
+    """

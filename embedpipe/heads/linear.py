@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from embedpipe.heads.base import ClassifierHead, RegressorHead
+from embedpipe.heads.base import ClassifierHead, HeadState, RegressorHead
 from embedpipe.heads.rows import Rows
 
 # N rows, D features, K classes
@@ -113,17 +113,37 @@ class LinearRegressorHead(RegressorHead):
 
     Attributes
     ----------
-    coef_ : float64 array, shape (D,)
+    coef_ : float64 array, shape (D,), or (M, D) of several numbers
         Over raw features: scaling is folded in.
-    intercept_ : float
+    intercept_ : float, or float64 array of shape (M,)
     """
 
     learned: ClassVar[tuple[str, ...]] = ("coef_",)
     learned_values: ClassVar[tuple[str, ...]] = ("intercept_",)
     coef_: np.ndarray
-    intercept_: float
+    intercept_: float | np.ndarray
 
     def _values(self, X_ND: np.ndarray) -> np.ndarray:
         rows_ND = self._seen(X_ND)
-        values: np.ndarray = rows_ND.astype(np.float64, copy=False) @ self.coef_ + self.intercept_
+        values: np.ndarray = rows_ND.astype(np.float64, copy=False) @ self.coef_.T + self.intercept_
         return values
+
+    def _keep(self, coef_MD: np.ndarray, intercept_M: np.ndarray) -> None:
+        """Take weights over raw features, of one number or of several."""
+        if len(coef_MD) == 1:
+            self.coef_, self.intercept_ = coef_MD[0].copy(), float(intercept_M[0])
+        else:
+            self.coef_, self.intercept_ = coef_MD.copy(), np.array(intercept_M, np.float64)
+
+    def state(self) -> HeadState:
+        """Everything learned, for saving."""
+        base = super().state()
+        intercept = self.intercept_
+        plain = intercept.tolist() if isinstance(intercept, np.ndarray) else float(intercept)
+        return HeadState(base.tensors, {**base.values, "intercept_": plain})
+
+    def restore(self, state: HeadState) -> None:
+        """Take back what `state` gave."""
+        super().restore(state)
+        if isinstance(self.intercept_, list):
+            self.intercept_ = np.array(self.intercept_, np.float64)

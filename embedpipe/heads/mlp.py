@@ -13,8 +13,9 @@ import numpy as np
 
 from embedpipe.heads.base import ClassifierHead, HeadState, RegressorHead
 from embedpipe.heads.linear import Scaling
+from embedpipe.heads.multilabel import MultiLabelHead
 from embedpipe.heads.nets import Net, PerceptronNet
-from embedpipe.heads.neural import NeuralHead
+from embedpipe.heads.neural import NeuralHead, Unit
 from embedpipe.heads.stacked import Fitted
 
 # N rows, D features, H hidden units, K outputs
@@ -37,15 +38,44 @@ class _Perceptron(NeuralHead):
     weights_: list[np.ndarray]
     biases_: list[np.ndarray]
 
+    def __init__(
+        self,
+        hidden: int = 128,
+        *,
+        layers: int = 1,
+        lr: float = 3e-3,
+        weight_decay: float = 1e-2,
+        dropout: float = 0.0,
+        schedule: str = "constant",
+        epochs: int = 100,
+        patience: int = 10,
+        batch: int = 256,
+        standardise: bool = True,
+        device: str = "cpu",
+        random_state: int = 0,
+    ) -> None:
+        self.hidden = hidden
+        self.layers = layers
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.dropout = dropout
+        self.schedule = schedule
+        self.epochs = epochs
+        self.patience = patience
+        self.batch = batch
+        self.standardise = standardise
+        self.device = device
+        self.random_state = random_state
+
     def _net(self, shape: tuple[int, ...], num_outputs: int) -> Net:
         return PerceptronNet(shape[0], num_outputs, self.hidden, self.layers)
 
-    def _take(self, fitted: Fitted, scaling: Scaling, mean: float, std: float) -> None:
+    def _take(self, fitted: Fitted, scaling: Scaling, mean: Unit, std: Unit) -> None:
         layers = range(self.layers + 1)
         weights = [fitted.params[f"{layer}.weights"].astype(np.float64) for layer in layers]
         biases = [fitted.params[f"{layer}.bias"][:, 0].astype(np.float64) for layer in layers]
         weights[0], biases[0] = scaling.fold(weights[0].T, biases[0])
-        weights[-1], biases[-1] = weights[-1] * std, biases[-1] * std + mean
+        weights[-1], biases[-1] = weights[-1] * np.reshape(std, (-1, 1)), biases[-1] * std + mean
         self.weights_, self.biases_ = weights, biases
 
     def _outputs(self, X_ND: np.ndarray) -> np.ndarray:
@@ -168,34 +198,19 @@ class MlpRegressorHead(_Perceptron, RegressorHead):
         Decides initial weights, order, dropout and held-out rows.
     """
 
-    def __init__(
-        self,
-        hidden: int = 128,
-        *,
-        layers: int = 1,
-        lr: float = 3e-3,
-        weight_decay: float = 1e-2,
-        dropout: float = 0.0,
-        schedule: str = "constant",
-        epochs: int = 100,
-        patience: int = 10,
-        batch: int = 256,
-        standardise: bool = True,
-        device: str = "cpu",
-        random_state: int = 0,
-    ) -> None:
-        self.hidden = hidden
-        self.layers = layers
-        self.lr = lr
-        self.weight_decay = weight_decay
-        self.dropout = dropout
-        self.schedule = schedule
-        self.epochs = epochs
-        self.patience = patience
-        self.batch = batch
-        self.standardise = standardise
-        self.device = device
-        self.random_state = random_state
-
     def _values(self, X_ND: np.ndarray) -> np.ndarray:
-        return self._outputs(X_ND)[:, 0]
+        outputs_NM = self._outputs(X_ND)
+        return outputs_NM[:, 0] if outputs_NM.shape[1] == 1 else outputs_NM
+
+
+class MlpLabelsHead(_Perceptron, MultiLabelHead):
+    """One or two hidden layers of rectified units under a sigmoid a label; unknown labels count nothing.
+
+    Parameters
+    ----------
+    hidden, layers, lr, weight_decay, dropout, schedule, epochs, patience, batch, standardise, device, random_state
+        As `MlpClassifierHead` has them.
+    """
+
+    def _scores(self, X_ND: np.ndarray) -> np.ndarray:
+        return self._outputs(X_ND)

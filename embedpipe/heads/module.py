@@ -31,8 +31,8 @@ from embedpipe.heads.layers import (
 )
 from embedpipe.heads.linear import LinearClassifierHead, LinearRegressorHead, Scaling
 from embedpipe.heads.logistic import LogisticHead
-from embedpipe.heads.mlp import MlpClassifierHead, MlpRegressorHead
-from embedpipe.heads.multilabel import MultiLabelHead, RidgeLabelsHead
+from embedpipe.heads.mlp import MlpClassifierHead, MlpLabelsHead, MlpRegressorHead
+from embedpipe.heads.multilabel import LinearLabelsHead, RidgeLabelsHead
 
 # N rows, D features, K outputs
 
@@ -89,6 +89,18 @@ def _linear(coef_KD: np.ndarray, intercept_K: np.ndarray) -> nn.Linear:
     return layer
 
 
+def _numbers(net: nn.Module, num: int) -> nn.Module:
+    """A network of numbers: of one, without the axis of outputs."""
+    return nn.Sequential(net, OneColumn()) if num == 1 else net
+
+
+def _link(head: Any) -> Link:
+    """What turns the outputs of a network into probabilities."""
+    if isinstance(head, ClassifierHead):
+        return "softmax"
+    return "sigmoid" if head.kind == "multilabel" else "none"
+
+
 def _scale(head: Any) -> Scale:
     return Scale(torch.from_numpy(np.array(head.mean_)), torch.from_numpy(np.array(head.scale_)))
 
@@ -106,8 +118,8 @@ def _of_classifier(head: Any) -> HeadModule:
 
 
 def _of_regressor(head: Any) -> HeadModule:
-    layer = _linear(head.coef_[None], np.array([head.intercept_]))
-    return _module(head, nn.Sequential(layer, OneColumn()), "none")
+    layer = _linear(np.atleast_2d(head.coef_), np.atleast_1d(head.intercept_))
+    return _module(head, _numbers(layer, len(np.atleast_2d(head.coef_))), "none")
 
 
 def _of_labels(head: Any) -> HeadModule:
@@ -136,30 +148,29 @@ def _of_perceptron(head: Any) -> HeadModule:
     for weights, bias in zip(head.weights_, head.biases_, strict=True):
         layers += [_linear(weights, bias), nn.ReLU()]
     layers.pop()
-    classes = isinstance(head, ClassifierHead)
-    if not classes:
-        layers.append(OneColumn())
-    return _module(head, nn.Sequential(*layers), "softmax" if classes else "none")
+    net: nn.Module = nn.Sequential(*layers)
+    if head.kind == "number":
+        net = _numbers(net, len(head.biases_[-1]))
+    return _module(head, net, _link(head))
 
 
 def _of_deep(head: Any) -> HeadModule:
-    num_outputs = len(head.classes_) if isinstance(head, ClassifierHead) else 1
     member = StackMember(
-        head._net(head.input_shape_, num_outputs),
+        head._net(head.input_shape_, head.num_outputs),
         {name: torch.from_numpy(np.array(p)) for name, p in head.params_.items()},
         mean=head.target_mean_,
         std=head.target_std_,
         places=head.input_shape_[1:] if head.kind.startswith("dense") else None,
         kind=head.kind,
     )
-    return _module(head, member, "softmax" if isinstance(head, ClassifierHead) else "none", _scale(head))
+    return _module(head, member, _link(head), _scale(head))
 
 
 def _of_neighbours(head: Any) -> HeadModule:
     if isinstance(head, KnnClassifierHead):
         known_MK = np.eye(len(head.classes_))[head.codes_]
     else:
-        known_MK = head.targets_[:, None]
+        known_MK = head.targets_.reshape(len(head.targets_), -1)
     nearest = Neighbours(
         torch.from_numpy(np.array(head.rows_)),
         torch.from_numpy(known_MK),
@@ -167,7 +178,8 @@ def _of_neighbours(head: Any) -> HeadModule:
         weights=head.weights,
         temperature=head.temperature,
     )
-    net = nearest if isinstance(head, KnnClassifierHead) else nn.Sequential(nearest, OneColumn())
+    is_classes = isinstance(head, KnnClassifierHead)
+    net = nearest if is_classes else _numbers(nearest, known_MK.shape[1])
     return _module(head, net, "none", nn.Sequential(_scale(head), UnitLength()))
 
 
@@ -211,8 +223,8 @@ _MAKERS: tuple[tuple[type | tuple[type, ...], Callable[[Any], HeadModule]], ...]
     (CentroidHead, _of_centroid),
     (LinearClassifierHead, _of_classifier),
     (LinearRegressorHead, _of_regressor),
-    (MultiLabelHead, _of_labels),
-    ((MlpClassifierHead, MlpRegressorHead), _of_perceptron),
+    (LinearLabelsHead, _of_labels),
+    ((MlpClassifierHead, MlpRegressorHead, MlpLabelsHead), _of_perceptron),
     (DeepHead, _of_deep),
     ((SklearnClassifierHead, SklearnRegressorHead), _of_sklearn),
 )

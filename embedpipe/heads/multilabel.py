@@ -6,12 +6,12 @@ Each label is learned from the samples that it is known of. Knows nothing of fil
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from embedpipe.errors import DataError
-from embedpipe.heads.base import WeightedHead, grouped
+from embedpipe.heads.base import Head, WeightedHead, grouped
 from embedpipe.heads.design import Design
 from embedpipe.heads.device import CPU, device_of
 from embedpipe.heads.logistic import SigmoidLoss
@@ -24,21 +24,15 @@ from embedpipe.heads.training import Training
 # N rows, D features, K labels, S rows of a sample
 
 
-class MultiLabelHead(WeightedHead):
-    """Base of linear heads that learn a matrix of labels.
-
-    Attributes
-    ----------
-    coef_ : float64 array, shape (K, D)
-        Over raw features: scaling is folded in.
-    intercept_ : float64 array, shape (K,)
-    """
+class MultiLabelHead(Head):
+    """Base of heads that learn a matrix of labels."""
 
     kind = "multilabel"
-    streams = True
-    learned = ("coef_", "intercept_")
-    coef_: np.ndarray
-    intercept_: np.ndarray
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output, tags.target_tags.single_output = True, False
+        return tags
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Scores, shape (N, K)."""
@@ -53,10 +47,8 @@ class MultiLabelHead(WeightedHead):
         return (self.predict_proba(X) > 0.5).astype(np.int64)
 
     def _scores(self, X_ND: np.ndarray) -> np.ndarray:
-        scores_NK: np.ndarray = (
-            self._seen(X_ND).astype(np.float64, copy=False) @ self.coef_.T + self.intercept_
-        )
-        return scores_NK
+        """Scores of checked rows, float64, shape (N, K)."""
+        raise NotImplementedError
 
     def _probabilities(self, scores_NK: np.ndarray) -> np.ndarray:
         return _sigmoid(scores_NK)
@@ -80,10 +72,36 @@ class MultiLabelHead(WeightedHead):
                 f"{name}: label {one} is known of {positive_K[one]} samples that have it and {negative_K[one]} that "
                 f"do not: expected one of each at least; drop the label ({len(lacking)} such), or give it samples"
             )
-        return Training(rows, Y_NK, weight=weight)
+        if X_val is None or y_val is None:
+            return Training(rows, Y_NK, weight=weight)
+        of_val_NK = np.asarray(y_val, dtype=np.float64)
+        known = np.flatnonzero(~np.isnan(of_val_NK).all(axis=1))
+        rows_val = self._validation_rows(X_val).take(known)
+        return Training(rows, Y_NK, None, rows_val, of_val_NK[known], weight)
 
 
-class RidgeLabelsHead(PreparedHead, MultiLabelHead):
+class LinearLabelsHead(MultiLabelHead):
+    """Labels whose scores are linear in the features.
+
+    Attributes
+    ----------
+    coef_ : float64 array, shape (K, D)
+        Over raw features: scaling is folded in.
+    intercept_ : float64 array, shape (K,)
+    """
+
+    learned: ClassVar[tuple[str, ...]] = ("coef_", "intercept_")
+    coef_: np.ndarray
+    intercept_: np.ndarray
+
+    def _scores(self, X_ND: np.ndarray) -> np.ndarray:
+        scores_NK: np.ndarray = (
+            self._seen(X_ND).astype(np.float64, copy=False) @ self.coef_.T + self.intercept_
+        )
+        return scores_NK
+
+
+class RidgeLabelsHead(PreparedHead, WeightedHead, LinearLabelsHead):
     """Ridge on columns of 0 and 1, one a label.
 
     Labels that are known of the same samples share one solution; the moments of the features are shared by all.
@@ -108,6 +126,7 @@ class RidgeLabelsHead(PreparedHead, MultiLabelHead):
     """
 
     family = "ridge"
+    streams = True
     learned_values = ("inverse_temperature_",)
     inverse_temperature_: float
 
@@ -167,7 +186,7 @@ class RidgeLabelsHead(PreparedHead, MultiLabelHead):
         return _sigmoid(self.inverse_temperature_ * (2.0 * scores_NK - 1.0))
 
 
-class LogisticLabelsHead(PreparedHead, MultiLabelHead):
+class LogisticLabelsHead(PreparedHead, WeightedHead, LinearLabelsHead):
     """One logistic regression a label: ``C * sum(cross-entropy over known labels) + ||W||^2 / 2``.
 
     Parameters
@@ -198,6 +217,7 @@ class LogisticLabelsHead(PreparedHead, MultiLabelHead):
     """
 
     family = "logistic"
+    streams = True
     learned_values = ("n_iter_", "objective_")
     n_iter_: int
     objective_: float

@@ -24,6 +24,8 @@ from embedpipe.heads.training import Training
 
 # N rows, D features, K outputs, G members
 
+Unit = float | np.ndarray
+"""Of the targets: of one number, or of each of several."""
 HOLDOUT = 5
 """One row in so many is held out for early stopping where no validation rows are given."""
 
@@ -79,7 +81,7 @@ class NeuralHead(WeightedHead):
             first = group[0]
             loss, num_outputs = first._loss(training)
             parts = split(training, first.class_weight, first.random_state, held_out=first.patience > 0)
-            moments = moments_of(parts.y, parts.weight) if loss == "square" else (0.0, 1.0)
+            moments = units_of(parts.y, parts.weight) if loss == "square" else (0.0, 1.0)
             scaling = first._scaling(parts.rows, parts.weight)
             sampled = partial(_sampled, scaling=scaling, moments=moments, exact=loss != "square")
             fitted = train_stack(
@@ -108,7 +110,11 @@ class NeuralHead(WeightedHead):
 
     def _loss(self, training: Training) -> tuple[LossName, int]:
         """Loss and number of outputs."""
-        return ("square", 1) if training.classes is None else ("softmax", len(training.classes))
+        if self.kind == "multilabel":
+            return "sigmoid", training.y.shape[1]
+        if training.classes is not None:
+            return "softmax", len(training.classes)
+        return "square", training.y.shape[1] if training.y.ndim == 2 else 1
 
     def _scaling(self, rows: Rows, weight: np.ndarray | None) -> Scaling:
         """Shift and scale of rows, in a shape that broadcasts against one."""
@@ -118,7 +124,7 @@ class NeuralHead(WeightedHead):
         """The network for rows of a shape."""
         raise NotImplementedError
 
-    def _take(self, fitted: Fitted, scaling: Scaling, mean: float, std: float) -> None:
+    def _take(self, fitted: Fitted, scaling: Scaling, mean: Unit, std: Unit) -> None:
         """Keep what was learned, over raw features and in the units of the targets."""
         raise NotImplementedError
 
@@ -171,6 +177,14 @@ def _of_class(codes: np.ndarray, mass_N: np.ndarray) -> np.ndarray:
     of_class_K = np.zeros(int(codes.max()) + 1)
     of_class_K[codes] = mass_N
     return of_class_K
+
+
+def units_of(y: np.ndarray, weight: np.ndarray | None) -> tuple[Unit, Unit]:
+    """Mean and standard deviation of the targets: of each column where there are several numbers a row."""
+    if y.ndim != 2:
+        return moments_of(y, weight)
+    means, spreads = zip(*(moments_of(column, weight) for column in y.T), strict=True)
+    return np.array(means), np.array(spreads)
 
 
 def moments_of(y: np.ndarray, weight: np.ndarray | None) -> tuple[float, float]:
@@ -226,7 +240,7 @@ def _sampled(
     weight: np.ndarray | None,
     *,
     scaling: Scaling,
-    moments: tuple[float, float],
+    moments: tuple[Unit, Unit],
     exact: bool,
 ) -> Sampled:
     # weights of mean 1, so that a learning rate means the same with and without them

@@ -111,9 +111,9 @@ class PreparedHead(Head):
         coef = np.atleast_2d(getattr(self, "coef_"))  # noqa: B009
         intercept = np.atleast_1d(getattr(self, "intercept_"))  # noqa: B009
         coef_KD, intercept_K = scaling.fold(components_DM @ coef.T, intercept)
-        is_number = self.kind == "number"
-        self.__dict__["coef_"] = coef_KD[0] if is_number else coef_KD
-        self.__dict__["intercept_"] = float(intercept_K[0]) if is_number else intercept_K
+        is_one = getattr(self, "coef_").ndim == 1  # noqa: B009
+        self.__dict__["coef_"] = coef_KD[0] if is_one else coef_KD
+        self.__dict__["intercept_"] = float(intercept_K[0]) if is_one else intercept_K
 
     def _seen(self, X_ND: np.ndarray) -> np.ndarray:
         """Rows as the weights see them."""

@@ -74,6 +74,7 @@ FAMILIES: Mapping[str, Family] = {
         {
             "classes": "embedpipe.heads.sgd:SgdClassifierHead",
             "number": "embedpipe.heads.sgd:SgdRegressorHead",
+            "multilabel": "embedpipe.heads.sgd:SgdLabelsHead",
         },
         holds_out=True,
     ),
@@ -82,6 +83,7 @@ FAMILIES: Mapping[str, Family] = {
         {
             "classes": "embedpipe.heads.mlp:MlpClassifierHead",
             "number": "embedpipe.heads.mlp:MlpRegressorHead",
+            "multilabel": "embedpipe.heads.mlp:MlpLabelsHead",
         },
         holds_out=True,
     ),
@@ -90,6 +92,7 @@ FAMILIES: Mapping[str, Family] = {
         {
             "classes": "embedpipe.heads.conv:ConvClassifierHead",
             "number": "embedpipe.heads.conv:ConvRegressorHead",
+            "multilabel": "embedpipe.heads.conv:ConvLabelsHead",
             "dense": "embedpipe.heads.conv_dense:DenseConvClassifierHead",
             "dense_number": "embedpipe.heads.conv_dense:DenseConvRegressorHead",
         },
@@ -101,6 +104,7 @@ FAMILIES: Mapping[str, Family] = {
         {
             "classes": "embedpipe.heads.attentive:AttentiveClassifierHead",
             "number": "embedpipe.heads.attentive:AttentiveRegressorHead",
+            "multilabel": "embedpipe.heads.attentive:AttentiveLabelsHead",
         },
         "tokens",
         holds_out=True,
@@ -110,6 +114,7 @@ FAMILIES: Mapping[str, Family] = {
         {
             "classes": "embedpipe.heads.layerwise:LayerwiseClassifierHead",
             "number": "embedpipe.heads.layerwise:LayerwiseRegressorHead",
+            "multilabel": "embedpipe.heads.layerwise:LayerwiseLabelsHead",
         },
         "taps",
         holds_out=True,
@@ -119,6 +124,7 @@ FAMILIES: Mapping[str, Family] = {
         {
             "classes": "embedpipe.heads.group_lasso:GroupLassoClassifierHead",
             "number": "embedpipe.heads.group_lasso:GroupLassoRegressorHead",
+            "multilabel": "embedpipe.heads.group_lasso:GroupLassoLabelsHead",
         },
         "taps",
     ),
@@ -138,6 +144,7 @@ FAMILIES: Mapping[str, Family] = {
         {
             "classes": "embedpipe.heads.knn:KnnClassifierHead",
             "number": "embedpipe.heads.knn:KnnRegressorHead",
+            "multilabel": "embedpipe.heads.knn:KnnLabelsHead",
         },
     ),
 }

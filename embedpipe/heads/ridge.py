@@ -100,7 +100,7 @@ class RidgeClassifierHead(PreparedHead, WeightedHead, LinearClassifierHead):
 
 
 class RidgeRegressorHead(PreparedHead, WeightedHead, LinearRegressorHead):
-    """Ridge regression of one number.
+    """Ridge regression of one number, or of several.
 
     Parameters
     ----------
@@ -139,20 +139,20 @@ class RidgeRegressorHead(PreparedHead, WeightedHead, LinearRegressorHead):
         for group in grouped(heads, "standardise"):
             path = ridge_path(
                 training.rows,
-                training.y[:, None],
+                training.columns,
                 standardise=group[0].standardise,
                 weight=training.weight,
             )
             coef_AKD, intercept_AK = path.weights([head.alpha for head in group])
             for a, head in enumerate(group):
-                head.coef_, head.intercept_ = coef_AKD[a, 0].copy(), float(intercept_AK[a, 0])
+                head._keep(coef_AKD[a], intercept_AK[a])
                 head.converged_ = True
 
     def loo_scores(self, X: Any, y: Any) -> np.ndarray:
-        """Leave-one-out predictions of rows X with values y under this head's alpha, shape (N,)."""
+        """Leave-one-out predictions of rows X with values y under this head's alpha, in the shape of y."""
         prepared = self._prepared(type(self)(**self.get_params())._training(X, y))
         training = prepared.training
-        Y_NK = training.y[:, None]
+        Y_NK = training.columns
         path = ridge_path(training.rows, Y_NK, standardise=prepared.standardise)
         every = np.arange(len(training.y))
-        return path.left_out(training.rows, Y_NK, every, None).scores(self.alpha)[:, 0]
+        return path.left_out(training.rows, Y_NK, every, None).scores(self.alpha).reshape(training.y.shape)

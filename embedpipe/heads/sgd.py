@@ -16,8 +16,9 @@ import numpy as np
 
 from embedpipe.heads.linear import LinearClassifierHead, LinearRegressorHead, Scaling
 from embedpipe.heads.losses import LossName
+from embedpipe.heads.multilabel import LinearLabelsHead
 from embedpipe.heads.nets import LinearNet, Net
-from embedpipe.heads.neural import NeuralHead
+from embedpipe.heads.neural import NeuralHead, Unit
 from embedpipe.heads.stacked import Fitted
 from embedpipe.heads.training import Training
 
@@ -30,13 +31,36 @@ class _LinearSgd(NeuralHead):
     family = "sgd"
     optimiser = "sgd"
 
+    def __init__(
+        self,
+        lr: float = 0.01,
+        *,
+        weight_decay: float = 0.0,
+        schedule: str = "constant",
+        epochs: int = 300,
+        patience: int = 10,
+        batch: int = 256,
+        standardise: bool = True,
+        device: str = "cpu",
+        random_state: int = 0,
+    ) -> None:
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.schedule = schedule
+        self.epochs = epochs
+        self.patience = patience
+        self.batch = batch
+        self.standardise = standardise
+        self.device = device
+        self.random_state = random_state
+
     def _net(self, shape: tuple[int, ...], num_outputs: int) -> Net:
         return LinearNet(shape[0], num_outputs)
 
     @staticmethod
-    def _folded(fitted: Fitted, scaling: Scaling, std: float) -> tuple[np.ndarray, np.ndarray]:
+    def _folded(fitted: Fitted, scaling: Scaling, std: Unit) -> tuple[np.ndarray, np.ndarray]:
         """Weights (K, D) and intercept (K,) over raw features, times `std`."""
-        weights_KD = fitted.params["weights"].astype(np.float64) * std
+        weights_KD = fitted.params["weights"].astype(np.float64) * np.reshape(std, (-1, 1))
         return scaling.fold(weights_KD.T, fitted.params["bias"][:, 0].astype(np.float64) * std)
 
 
@@ -97,7 +121,7 @@ class SgdClassifierHead(_LinearSgd, LinearClassifierHead):
         assert training.classes is not None
         return ("sigmoid", 1) if len(training.classes) == 2 else ("softmax", len(training.classes))
 
-    def _take(self, fitted: Fitted, scaling: Scaling, mean: float, std: float) -> None:
+    def _take(self, fitted: Fitted, scaling: Scaling, mean: Unit, std: Unit) -> None:
         self.coef_, self.intercept_ = self._folded(fitted, scaling, std)
 
 
@@ -130,29 +154,19 @@ class SgdRegressorHead(_LinearSgd, LinearRegressorHead):
 
     learned_values = ("intercept_", *NeuralHead.learned_values)
 
-    def __init__(
-        self,
-        lr: float = 0.01,
-        *,
-        weight_decay: float = 0.0,
-        schedule: str = "constant",
-        epochs: int = 300,
-        patience: int = 10,
-        batch: int = 256,
-        standardise: bool = True,
-        device: str = "cpu",
-        random_state: int = 0,
-    ) -> None:
-        self.lr = lr
-        self.weight_decay = weight_decay
-        self.schedule = schedule
-        self.epochs = epochs
-        self.patience = patience
-        self.batch = batch
-        self.standardise = standardise
-        self.device = device
-        self.random_state = random_state
+    def _take(self, fitted: Fitted, scaling: Scaling, mean: Unit, std: Unit) -> None:
+        coef_MD, intercept_M = self._folded(fitted, scaling, std)
+        self._keep(coef_MD, intercept_M + mean)
 
-    def _take(self, fitted: Fitted, scaling: Scaling, mean: float, std: float) -> None:
-        coef_1D, intercept_1 = self._folded(fitted, scaling, std)
-        self.coef_, self.intercept_ = coef_1D[0], float(intercept_1[0]) + mean
+
+class SgdLabelsHead(_LinearSgd, LinearLabelsHead):
+    """One logistic unit a label by momentum SGD, stopped early on validation; unknown labels count nothing.
+
+    Parameters
+    ----------
+    lr, weight_decay, schedule, epochs, patience, batch, standardise, device, random_state
+        As `SgdClassifierHead` has them.
+    """
+
+    def _take(self, fitted: Fitted, scaling: Scaling, mean: Unit, std: Unit) -> None:
+        self.coef_, self.intercept_ = self._folded(fitted, scaling, std)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
@@ -18,7 +18,7 @@ import numpy as np
 from embedpipe.heads.losses import LossName, Wanted, errors, losses, wanted_of
 from embedpipe.heads.nets import Dropout, Net
 from embedpipe.heads.optimisers import OPTIMISERS
-from embedpipe.heads.rows import MEMORY_NBYTES, Rows, nbytes_of
+from embedpipe.heads.rows import MEMORY_NBYTES, ArrayRows, Rows, nbytes_of
 
 if TYPE_CHECKING:
     import torch
@@ -86,6 +86,8 @@ class Sampled:
     weight : float array or None, shape (N,)
     mean, scale : float64 arrays
         Of the shape of a row, or broadcast against it.
+    is_scaled : bool
+        Whether the rows are scaled float32 already.
     """
 
     rows: Rows
@@ -93,11 +95,14 @@ class Sampled:
     weight: np.ndarray | None
     mean: np.ndarray
     scale: np.ndarray
+    is_scaled: bool = False
 
     def scaled(self, block: np.ndarray) -> torch.Tensor:
         """A block of rows, float32."""
         import torch
 
+        if self.is_scaled:
+            return torch.from_numpy(block)
         shifted = block - self.mean.astype(block.dtype)
         shifted /= self.scale.astype(block.dtype)
         return torch.from_numpy(shifted.astype(np.float32, copy=False))
@@ -170,7 +175,9 @@ def train_stack(
     optimiser = OPTIMISERS[course.optimiser](params, lr, decay, net.decays)
     dropout = Dropout(rates[:, None, None], masks) if bool(rates.any()) else None
     judge = None if val is None else _Judge(net, loss, num_outputs, val, device, memory_nbytes)
-    read = partial(_batches, train, batch=course.batch, loss=loss, num_outputs=num_outputs)
+    read = partial(
+        _batches, _held(train, memory_nbytes), batch=course.batch, loss=loss, num_outputs=num_outputs
+    )
     race = _Race(params, course)
     steps = math.ceil(train.rows.shape[0] / course.batch) * course.epochs
     step = 0
@@ -192,6 +199,14 @@ def train_stack(
             if dropout is not None:
                 dropout.rates = dropout.rates[staying]
     return race.results()
+
+
+def _held(train: Sampled, memory_nbytes: int) -> Sampled:
+    """The same rows, scaled once where they lie in memory and there is room for it: not anew in every epoch."""
+    rows = train.rows
+    if not isinstance(rows, ArrayRows) or nbytes_of(rows) > min(KEPT_NBYTES, memory_nbytes // 4):
+        return train
+    return replace(train, rows=ArrayRows(train.scaled(rows.X).numpy()), is_scaled=True)
 
 
 def _batches(

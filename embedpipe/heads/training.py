@@ -44,7 +44,7 @@ class Training:
     rows : Rows, shape (N, D)
         In memory, or read by blocks where they do not fit there.
     y : array, shape (N,)
-        int64 codes into `classes`, or float64 values.
+        int64 codes into `classes`, or float64 values; (N, M) of several numbers, (N, K) of labels.
     classes : array or None
         Sorted labels present in training; None for numbers.
     rows_val, y_val : Rows and array, or None
@@ -110,6 +110,11 @@ class Training:
         if mass_N is None:
             return self.weight
         return mass_N if self.weight is None else self.weight * mass_N
+
+    @property
+    def columns(self) -> np.ndarray:
+        """Numbers as columns, (N, M)."""
+        return self.y.reshape(len(self.y), -1)
 
     @property
     def onehot_NK(self) -> np.ndarray:

@@ -2,7 +2,8 @@
 
 That one asks that a row of weight two equals the row twice, to the bit of the weights. Batches drawn from another
 number of rows are other batches, and folds drawn from it other folds: scikit-learn's own SGD, perceptrons and
-cross-validated estimators are excepted from it too.
+cross-validated estimators are excepted from it too. Heads of many labels take a matrix of 0, 1 and NaN, which no check
+gives, and heads of maps take more than two dimensions: these do not claim the interface.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from embedpipe.heads.centroid import CentroidHead
 from embedpipe.heads.foreign import SklearnClassifierHead, SklearnRegressorHead
 from embedpipe.heads.greedy import GreedyClassifierHead, GreedyRegressorHead
-from embedpipe.heads.group_lasso import GroupLassoClassifierHead, GroupLassoRegressorHead
+from embedpipe.heads.group_lasso import (
+    GroupLassoClassifierHead,
+    GroupLassoRegressorHead,
+)
 from embedpipe.heads.knn import KnnClassifierHead, KnnRegressorHead
 from embedpipe.heads.layerwise import LayerwiseClassifierHead, LayerwiseRegressorHead
 from embedpipe.heads.lda import LdaHead
