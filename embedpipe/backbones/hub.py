@@ -92,6 +92,25 @@ def is_on_hub(options: BackboneOptions, root: Path) -> bool:
     return not (root / name).expanduser().is_dir() and not name.startswith((".", "/", "~"))
 
 
+def check_place(options: BackboneOptions, root: Path, where: str) -> None:
+    """Check, without network, that a model's name can be followed.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such folder, or what is to come from the hub lacks its commit.
+    """
+    if not is_on_hub(options, root):
+        _local_folder(options, root, where)
+    elif options.family == "transformers":
+        _hub_name(options, options.model_name, where)
+    elif options.weights is None and options.revision is None:
+        raise ConfigError(
+            f"{where}: weights of {options.model} come from the hub, which needs revision, the commit to use; or give "
+            "weights: random:<seed>, or a .safetensors or .pth path"
+        )
+
+
 def find_folder(
     options: BackboneOptions, root: Path, where: str, *, hub_name: str | None = None, weights: bool = True
 ) -> Found:
@@ -112,18 +131,26 @@ def find_folder(
         If it cannot be fetched.
     """
     name = options.model_name
-    folder = (root / Path(name).expanduser()).resolve()
-    if folder.is_dir():
-        if options.revision is not None:
-            raise ConfigError(
-                f"{where}.revision: {folder} is a folder, which has no commits; leave the key out"
-            )
-        return Found(folder, name)
     if not is_on_hub(options, root):
+        return Found(_local_folder(options, root, where), name)
+    hub_name, revision = _hub_name(options, hub_name or name, where)
+    return fetch(hub_name, revision, where, weights=weights, code=options.trust_remote_code, name=name)
+
+
+def _local_folder(options: BackboneOptions, root: Path, where: str) -> Path:
+    folder = (root / Path(options.model_name).expanduser()).resolve()
+    if not folder.is_dir():
         raise ConfigError(
             f"{where}.model: expected a folder with a model, found none at {folder}; correct the path"
         )
-    hub_name = hub_name or name
+    if options.revision is not None:
+        raise ConfigError(f"{where}.revision: {folder} is a folder, which has no commits; leave the key out")
+    return folder
+
+
+def _hub_name(options: BackboneOptions, hub_name: str, where: str) -> tuple[str, str]:
+    """(name on the hub, commit)."""
+    name = options.model_name
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", hub_name):
         raise ConfigError(
             f"{where}.model: {name!r} is neither a folder beside params.yaml nor <owner>/<name> on the hub; correct it"
@@ -133,9 +160,7 @@ def find_folder(
             f"{where}: there is no folder {name} beside params.yaml, and {hub_name} on the hub needs revision, the "
             "commit to use (its page lists them under Files and versions, History)"
         )
-    return fetch(
-        hub_name, options.revision, where, weights=weights, code=options.trust_remote_code, name=name
-    )
+    return hub_name, options.revision
 
 
 def fetch(

@@ -44,7 +44,7 @@ def open_timm(options: BackboneOptions, root: Path, where: str, *, with_weights:
         found = find_folder(options, root, where)
     name, arguments, told = _described(options, found, where)
     if options.weights is None and with_weights and found is None:
-        hub_name = _hub_name(name, where)
+        hub_name = hub_name_of(name, where)
         found = find_folder(options, root, where, hub_name=hub_name)
         _, arguments, told = _described(options, found, where)
     data = {**_data_config(name), **{key: value for key, value in told.items() if value is not None}}
@@ -121,7 +121,14 @@ def _data_config(name: str) -> dict[str, Any]:
     return dict(timm.data.resolve_data_config(pretrained_cfg=_default(name)))
 
 
-def _hub_name(name: str, where: str) -> str:
+def hub_name_of(name: str, where: str) -> str:
+    """Where timm's weights of a name lie on the hub.
+
+    Raises
+    ------
+    ConfigError
+        If timm names none.
+    """
     found = _default(name)
     hub_name = str(found.get("hf_hub_id") or "")
     if not hub_name:

@@ -5,8 +5,10 @@ Never unpickles anything but tensors. Knows nothing of taps or preprocessing.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import urllib.error
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -92,18 +94,38 @@ def check_enum_name(name: str, weights: str, where: str) -> None:
         )
 
 
+def fetch_enum(name: str, weights: str, where: str) -> str:
+    """Fetch weights of torchvision unless they are in its cache; gives their address.
+
+    Raises
+    ------
+    WeightsError
+        If they cannot be fetched.
+    """
+    chosen = torchvision.models.get_model_weights(name)[weights]
+    with _telling_network(chosen.url, where):
+        chosen.get_state_dict(progress=False, check_hash=True)
+    return str(chosen.url)
+
+
 def _from_torchvision(name: str, weights: str, where: str) -> nn.Module:
     check_enum_name(name, weights, where)
     chosen = torchvision.models.get_model_weights(name)[weights]
-    try:
+    with _telling_network(chosen.url, where):
         module: nn.Module = torchvision.models.get_model(name, weights=chosen, progress=False)
+    return module
+
+
+@contextlib.contextmanager
+def _telling_network(url: str, where: str) -> Iterator[None]:
+    try:
+        yield
     except (OSError, urllib.error.URLError, RuntimeError) as error:
         folder = Path(torch.hub.get_dir()) / "checkpoints"
         raise WeightsError(
-            f"{where}: could not download {chosen.url} ({_first_line(error)}); fetch it on a machine with "
-            f"network and put it at {folder / Path(chosen.url).name}"
+            f"{where}: could not download {url} ({_first_line(error)}); run `embedpipe prefetch` where there is "
+            f"network, or put it at {folder / Path(url).name}"
         ) from error
-    return module
 
 
 def _from_file(architecture: Architecture, path: Path, where: str) -> tuple[nn.Module, frozenset[str]]:

@@ -220,6 +220,21 @@ def test(
 app.command(rich_help_panel=_USE)(serving.predict)
 
 
+@app.command(rich_help_panel=_STEPS)
+def prefetch(
+    backbones: Annotated[list[str] | None, typer.Argument(help="Backbones; default: all.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Fetch the weights that backbones need from the network, so that a machine without it can run them."""
+    workspace, params = _open()
+    from embedpipe.steps.prefetch import prefetch_weights
+
+    chosen = _chosen(backbones, params.backbones, "backbone")
+    fetched = [prefetch_weights(workspace, name, params.backbones[name]) for name in chosen]
+    if as_json:
+        _print_json(fetched)
+
+
 @app.command(rich_help_panel=_QUESTIONS)
 def info(as_json: Json = False) -> None:
     """Check params.yaml and show what there is: data sets, stores, arms, leaderboard."""

@@ -43,6 +43,15 @@ def _check_backbone(where: str, options: BackboneOptions, workspace: Workspace) 
         open_architecture(options, workspace.source_dir, where)
         if path is None and not weights.startswith("random:"):
             check_enum_name(options.model.removeprefix("torchvision:"), weights, f"{where}.weights")
+    elif options.family == "pt2":
+        if not (workspace.root / options.model_name).is_file():
+            raise ConfigError(
+                f"{where}.model: expected a program, found none at {workspace.root / options.model_name}"
+            )
+    elif options.family in ("timm", "transformers"):
+        from embedpipe.backbones.hub import check_place
+
+        check_place(options, workspace.root, where)
     elif weights and path is None and not weights.startswith(("random:", "source:")):
         raise ConfigError(
             f"{where}.weights: expected random:<seed>, source:<S> or a .safetensors or .pth path, found {weights!r}"

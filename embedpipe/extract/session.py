@@ -81,7 +81,7 @@ class Session:
 
     def warm_up(self, plan: GrowthPlan) -> None:
         """Read the first sample that is missing: what its source imports and opens is no cost of decoding."""
-        with contextlib.suppress(UnreadableSample):
+        with contextlib.suppress(UnreadableSample), _uncounted(self.backbone):
             self.read(int(plan.wanted_of_row[plan.blocks[0].segments[0].rows[0]]))
 
     def engine(self, taps: Sequence[str]) -> Engine:
@@ -225,10 +225,12 @@ def open_session(
     wanted = lay_out(wanted, backbone, stores_dir, threads=extract.decode_threads)
     device = resolve_device(extract.device)
     before = [Earlier(store) for store in earlier]
-    resolved = resolve(backbone, extract, device, stores_dir, before)
+    with _uncounted(backbone):
+        resolved = resolve(backbone, extract, device, stores_dir, before)
     backbone, spec, notes = resolved.backbone, resolved.spec, list(resolved.notes)
     tap_specs = backbone.tap_specs(extract.dtype)
-    found = resolved.builtin.features(spec.precision)
+    with _uncounted(backbone):
+        found = resolved.builtin.features(spec.precision)
     shapes = backbone.tap_shapes(tap_specs)
     notes += _changed_since_last(_last_path(stores_dir, name), spec, name)
     generation = _generation(stores_dir, spec, found, extract.on_mismatch, name, notes)
@@ -279,6 +281,18 @@ def _locked(group: Group, wait_s: float, say: Callable[[str], None]) -> Iterator
             say(f"{error}; waiting for it, at most {wait_s:,.0f} s (extract.wait_s)")
             stack.enter_context(group.lock(wait_s))
         yield
+
+
+@contextlib.contextmanager
+def _uncounted(backbone: Backbone) -> Iterator[None]:
+    """Texts that are staged for a trial alone, and cut there, are none of the user's."""
+    cut = backbone.inputs.cut if isinstance(backbone.inputs, TokenInputs) else None
+    before = 0 if cut is None else cut.num
+    try:
+        yield
+    finally:
+        if cut is not None:
+            cut.num = before
 
 
 def _last_path(stores_dir: Path, name: str) -> Path:
