@@ -29,6 +29,7 @@ def collect(workspace: Workspace, params: Params) -> dict[str, Any]:
             for name in params.backbones
         },
         "heads": {name: options.family for name, options in params.head_options().items()},
+        "transfer": {name: options.recipe for name, options in params.transfer_options().items()},
         "presets": {
             name: {"preset": raw[KEY], "num_candidates": len(candidates(options)), "grid": options.grid()}
             for name, options in params.head_options().items()
@@ -97,6 +98,8 @@ def show(workspace: Workspace, found: dict[str, Any]) -> None:
             state = f"{num} tap{'s' * (num != 1)}, {nbytes_text(store['nbytes'])}, {store['precision']}"
         console.print(f"backbone {name} ({backbone['role']}): {state}", markup=False)
     console.print("heads: " + ", ".join(found["heads"]), markup=False)
+    if found["transfer"]:
+        console.print("transfer arms: " + ", ".join(found["transfer"]), markup=False)
     for name, one in found["presets"].items():
         preset = PRESETS[one["preset"]]
         grid = ", ".join(f"{key} {_values(values)}" for key, values in one["grid"].items())

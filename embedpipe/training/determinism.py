@@ -18,7 +18,8 @@ since small modules gain little from two, and two wait for each other for minute
 def deterministic(seed: int, num_threads: int = NUM_THREADS) -> Iterator[torch.Generator]:
     """Seed torch, allow only deterministic algorithms and fix the number of threads.
 
-    Equal on the same kind of processor and the same torch; other instruction sets may round otherwise.
+    Equal on the same kind of processor and the same torch; other instruction sets may round otherwise. Some
+    gradients have no deterministic kernel on CUDA: there torch warns of each, and the run is equal up to them.
     The global generator, the algorithms allowed and the number of threads are restored at the end.
 
     Parameters
@@ -41,7 +42,7 @@ def deterministic(seed: int, num_threads: int = NUM_THREADS) -> Iterator[torch.G
     devices = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
-        torch.use_deterministic_algorithms(True)
+        torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
         torch.set_num_threads(num_threads)
         try:
             yield torch.Generator().manual_seed(seed)
