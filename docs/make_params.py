@@ -118,12 +118,16 @@ def preset_table() -> list[str]:
     return lines
 
 
-def nested(model: type[BaseModel], place: str) -> list[str]:
-    """Tables of a model and of the models inside it."""
+def nested(model: type[BaseModel], place: str, shown: set[str] | None = None) -> list[str]:
+    """Tables of a model and of the models inside it; what has a kind is told by it, and shown once."""
+    shown = set() if shown is None else shown
     lines = table(model, place)
     for name, field in model.model_fields.items():
         for inner in models_in(field.annotation):
-            lines += nested(inner, f"{place}{name}" + kind_of(inner))
+            kind = kind_of(inner)
+            if not kind or kind not in shown:
+                lines += nested(inner, f"{place}{name}{kind}", shown | {kind})
+            shown.add(kind)
     return lines
 
 

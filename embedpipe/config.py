@@ -177,10 +177,10 @@ def _cross_problems(params: Params, where: str) -> list[str]:
 
     def of_domain(place: str, name: str, domain: str, why: str) -> None:
         dataset = params.datasets.get(name)
-        if dataset is not None and dataset.domain != domain:
+        if dataset is not None and dataset.is_embedded != (domain == "target"):
             found.append(
                 f"{where}: {place}: expected a data set of domain {domain}, found {name!r} of domain "
-                f"{dataset.domain}: {why}"
+                f"{'target' if dataset.is_embedded else 'source'}: {why}"
             )
 
     for name, task in params.tasks.items():
@@ -211,4 +211,28 @@ def _cross_problems(params: Params, where: str) -> list[str]:
             check()
         except ConfigError as error:
             found += str(error).splitlines()
+    return found
+
+
+def _modality_problems(params: Params, where: str) -> list[str]:
+    """Backbones that no data set, or no sample of their task, is for: an image is no text."""
+    found = []
+    modality_of = {name: options.known_modality for name, options in params.backbones.items()}
+    embedded = {name: dataset.modalities for name, dataset in params.datasets.items() if dataset.is_embedded}
+    for name, modality in modality_of.items():
+        if modality is not None and embedded and not any(modality in own for own in embedded.values()):
+            there = ", ".join(f"{dataset} ({' and '.join(own)})" for dataset, own in embedded.items())
+            found.append(
+                f"{where}: backbones.{name}: expected a data set of {modality}s to embed, found {there}"
+            )
+    for name, task in params.tasks.items():
+        own = embedded.get(task.on, ())
+        for backbone in task.backbones or ():
+            modality = modality_of.get(backbone)
+            if own and modality is not None and modality not in own:
+                has = " or ".join(f"{one}s" for one in own)
+                found.append(
+                    f"{where}: tasks.{name}.backbones: expected backbones that embed {has}, as {task.on} has, found "
+                    f"{backbone!r}, which embeds {modality}s"
+                )
     return found

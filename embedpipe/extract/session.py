@@ -219,7 +219,7 @@ def open_session(
     check_same_filesystem(stores_dir, destination.parent)
     backbone = load_backbone(name, options, root, source_dir=source_dir)
     wanted = gather(datasets, name, backbone.modality)
-    own = [m.dataset for m, _ in datasets if m.modality == backbone.modality]
+    own = [m.dataset for m, _ in datasets if backbone.modality in m.modalities]
     windows = windows_of(backbone, {dataset: (rows or {}).get(dataset) for dataset in own})
     backbone = with_windows(backbone, windows, f"params.yaml: datasets.{own[0]}.rows")
     wanted = lay_out(wanted, backbone, stores_dir, threads=extract.decode_threads)

@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from embedpipe.errors import DataError, SpecMismatch
 from embedpipe.manifest.table import Manifest
+from embedpipe.remote import RemoteFolder
 from embedpipe.spec import BackboneSpec
 from embedpipe.store import FeatureStore
-from embedpipe.store.remote import RemoteFolder
 
 CARD = "card.json"
 Role = Literal["transferred", "random", "pixels"]

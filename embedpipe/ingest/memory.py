@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from embedpipe.errors import DataError
 from embedpipe.manifest.files import read_parquet, write_parquet
@@ -17,13 +18,14 @@ from embedpipe.manifest.keys import KEY_NBYTES
 from embedpipe.sources.base import Scanned, Seen
 from embedpipe.spec import digest
 
-_VERSION = b"2"
+_VERSION = b"3"
 _SCHEMA = pa.schema(
     [
         pa.field("locator", pa.string()),
         pa.field("stamp", pa.string()),
         pa.field("key", pa.binary(KEY_NBYTES)),
         pa.field("reason", pa.string()),
+        pa.field("extra", pa.string()),
     ]
 )
 
@@ -40,7 +42,7 @@ class Memory:
     folder : Path
         Holds a file for each root.
     source : str
-        Canonical JSON of the source's options: what another source saw is no use.
+        Canonical JSON of the source's options and of what it is identified by: what another source saw is no use.
     root : Path
         The folder of params.yaml.
     """
@@ -62,11 +64,26 @@ class Memory:
                 return found
         return {}
 
-    def keep(self, seen: Mapping[str, Seen]) -> None:
-        """Keep what is known now, by locator, in place of what was known before."""
-        rows = [(locator, item.stamp, item.key, item.reason) for locator, item in seen.items()]
+    def is_whole(self) -> bool:
+        """Whether what is remembered is all that a finished run saw."""
+        try:
+            about = pq.read_schema(self.path).metadata or {}
+        except (OSError, pa.ArrowException):
+            return False
+        return about.get(b"whole") == b"yes" and about.get(b"source") == self.source.encode()
+
+    def keep(self, seen: Mapping[str, Seen], *, whole: bool = True) -> None:
+        """Keep what is known now, by locator, in place of what was known before.
+
+        Parameters
+        ----------
+        whole
+            False where a run was interrupted, so that there may be more.
+        """
+        rows = [(at, item.stamp, item.key, item.reason, item.extra) for at, item in seen.items()]
         arrays = [pa.array([row[i] for row in rows], type=field.type) for i, field in enumerate(_SCHEMA)]
         about = {b"version": _VERSION, b"source": self.source.encode(), b"root": _identity(self.root)}
+        about[b"whole"] = b"yes" if whole else b"no"
         write_parquet(self.path, pa.Table.from_arrays(arrays, schema=_SCHEMA.with_metadata(about)))
 
     def _read(self, path: Path, *, check_root: bool) -> dict[str, Seen]:
@@ -80,9 +97,7 @@ class Memory:
             columns = [table[name].to_pylist() for name in _SCHEMA.names]
         except (DataError, OSError, KeyError, pa.ArrowException):
             return {}
-        return {
-            locator: Seen(stamp, key, reason) for locator, stamp, key, reason in zip(*columns, strict=True)
-        }
+        return {locator: Seen(*rest) for locator, *rest in zip(*columns, strict=True)}
 
 
 def _identity(root: Path) -> bytes:
@@ -93,4 +108,4 @@ def _identity(root: Path) -> bytes:
 
 def seen_now(samples: Iterable[Scanned]) -> dict[str, Seen]:
     """What is worth remembering of a scan."""
-    return {s.locator: Seen(s.stamp, s.key, s.reason) for s in samples if s.stamp is not None}
+    return {s.locator: Seen(s.stamp, s.key, s.reason, s.extra) for s in samples if s.stamp is not None}

@@ -4,18 +4,45 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from embedpipe.params import StrictModel
-from embedpipe.sources.base import WindowOptions
+from embedpipe.sources.arrays import ArraysOptions
+from embedpipe.sources.base import WindowOptions, expanded
 from embedpipe.sources.folder import FolderOptions
 from embedpipe.sources.glyphs import GlyphsOptions
+from embedpipe.sources.hdf5 import Hdf5Options
+from embedpipe.sources.several import SeveralOptions
 from embedpipe.sources.sklearn import SklearnOptions
 from embedpipe.sources.table import TableOptions
+from embedpipe.sources.tar import TarOptions
+from embedpipe.sources.torchvision import TorchvisionOptions
 
 SourceOptions = Annotated[
-    FolderOptions | TableOptions | SklearnOptions | GlyphsOptions, Field(discriminator="kind")
+    FolderOptions
+    | TableOptions
+    | Hdf5Options
+    | ArraysOptions
+    | TarOptions
+    | TorchvisionOptions
+    | SklearnOptions
+    | GlyphsOptions
+    | SeveralOptions,
+    Field(discriminator="kind"),
+    BeforeValidator(expanded),
 ]
+
+
+class DomainOptions(StrictModel):
+    """Samples of two domains in one data set."""
+
+    column: str = Field(
+        min_length=1,
+        description="Label column that tells them apart; `source` names the sources of `several`.",
+    )
+    source: list[str | int] = Field(
+        min_length=1, description="Its values that are the source domain; all others are the target domain."
+    )
 
 
 class SplitOptions(StrictModel):
@@ -43,6 +70,11 @@ class SplitOptions(StrictModel):
     column: str | None = Field(
         default=None, description="Label column that holds train, val and test, for data that come split."
     )
+    by: Literal["hash", "domain"] = Field(
+        default="hash",
+        description="Shares by hash, or train and val on the source domain and test on the target domain; then `test` "
+        "is not used.",
+    )
 
     @model_validator(mode="after")
     def _leaves_train(self) -> Self:
@@ -50,6 +82,10 @@ class SplitOptions(StrictModel):
             raise ValueError(f"val {self.val} and test {self.test} leave no train; their sum must be below 1")
         if self.column is not None and self.stratify is not False:
             raise ValueError("column and stratify exclude each other: splits are given, or they are made")
+        if self.by == "domain" and (self.column is not None or self.stratify is not False):
+            raise ValueError(
+                "by: domain excludes column and stratify: the domain alone decides about the test"
+            )
         return self
 
 
@@ -57,14 +93,32 @@ class DatasetOptions(StrictModel):
     """One data set."""
 
     source: SourceOptions = Field(description="Where its samples are.")
-    domain: Literal["target", "source"] = Field(
+    domain: Literal["target", "source"] | DomainOptions = Field(
         default="target",
-        description="Whether heads are trained on it (target) or source models are (source).",
+        description="Whether heads are trained on it (target) or source models are (source); or which of its samples "
+        "are of which domain, all of them embedded.",
     )
     id: str | None = Field(
         default=None,
         description="Column with a stable name for each sample; by default a file's path or a text's own "
         "key.",
+    )
+    version: str = Field(
+        default="content",
+        min_length=1,
+        description="What a sample is identified by, and so how a change is seen: content (what it holds, read by "
+        "ingest and again by extract), etag (what the file system says of a file; size and time of change on a disk), "
+        "or a column. With etag or a column ingest does not read it.",
+    )
+    spool: bool = Field(
+        default=False,
+        description="Whether ingest keeps a copy of what it reads at an address in the working folder, for extract to "
+        "read: as much local disk as the data, and each sample is fetched once.",
+    )
+    feed: str | None = Field(
+        default=None,
+        description="Table of changes with columns id and op (add, update, delete): ingest looks at the samples that "
+        "it names and lists nothing, once it has listed all.",
     )
     group: str | None = Field(
         default=None,
@@ -83,3 +137,22 @@ class DatasetOptions(StrictModel):
         description="Share of samples that may be unreadable before ingest stops; more is a fault, not "
         "bad luck.",
     )
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """What each of its samples has."""
+        return self.source.modalities
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether backbones embed it and tasks may be on it."""
+        return self.domain != "source"
+
+    @model_validator(mode="after")
+    def _has_two_domains(self) -> Self:
+        if self.split.by == "domain" and not isinstance(self.domain, DomainOptions):
+            raise ValueError(
+                "split.by: domain needs to know which samples are of which domain, such as "
+                "domain: {column: camera, source: [webcam]}"
+            )
+        return self

@@ -10,20 +10,22 @@ import csv
 import dataclasses
 import io
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from embedpipe.errors import ConfigError, DataError, TooManyFailed
+from embedpipe.ingest.feed import read_feed
 from embedpipe.ingest.labels import column_of, text_of, write_labels
 from embedpipe.ingest.memory import Memory, seen_now
-from embedpipe.ingest.options import DatasetOptions, SplitOptions
+from embedpipe.ingest.options import DatasetOptions, DomainOptions, SplitOptions
 from embedpipe.manifest import splits as splitting
 from embedpipe.manifest.files import write_bytes
 from embedpipe.manifest.table import Manifest
 from embedpipe.progress import Progress, silent
-from embedpipe.sources.base import Scanned, open_source
+from embedpipe.sources.base import CONTENT, SPOOL, Fed, Scanned, Seen, Source, open_source
+from embedpipe.sources.places import locate
 from embedpipe.spec import canonical_json
 
 GIVEN_NAMES = {
@@ -101,23 +103,32 @@ def ingest(
     """
     where = f"datasets.{dataset}"
     try:
-        source = open_source(options.source, root, id_column=options.id)
+        source = open_source(
+            options.source,
+            root,
+            id_column=options.id,
+            version=options.version,
+            spool=cache_dir / SPOOL,
+            spooling=options.spool,
+        )
     except ConfigError as error:
         raise ConfigError(f"params.yaml: {where}.{error}") from error
     described = options.source.model_dump(mode="json")
-    memory = Memory(cache_dir, canonical_json(described), root)
+    identity = {"source": described, "id": options.id, "version": options.version, "spool": options.spool}
+    memory = Memory(cache_dir, canonical_json(identity), root)
     known = memory.recall()
     scanned: list[Scanned] = []
     whole = False
     try:
-        for sample in source.scan(known, progress):
+        scan, notes = _scan(source, options.feed, root, memory, known, progress)
+        for sample in scan:
             scanned.append(sample)
         whole = True
     except DataError as error:
         raise type(error)(f"{where}: {error}") from error
     finally:
         if scanned:  # interrupted, the work so far is kept beside what was known
-            memory.keep({**({} if whole else known), **seen_now(scanned)})
+            memory.keep({**({} if whole else known), **seen_now(scanned)}, whole=whole)
 
     failed = [sample for sample in scanned if sample.key is None]
     samples = [sample for sample in scanned if sample.key is not None]
@@ -127,14 +138,16 @@ def ingest(
 
     keys = [sample.key for sample in samples if sample.key is not None]
     user_groups = _user_groups(where, options.group, samples)
-    splits, notes = _split(where, options.split, samples, user_groups, keys, seed)
+    domains = _domains(where, options.domain, samples)
+    splits, more = _split(where, options.split, samples, user_groups, keys, domains, seed)
+    notes += more
     manifest = Manifest.from_rows(
         dataset,
         described,
         source.modalities[0],
         sample_ids=[sample.sample_id for sample in samples],
         keys=keys,
-        domain=options.domain,
+        domain=domains,
         groups=splitting.merge_groups(user_groups, keys),
         splits=splits,
         locators=[sample.locator for sample in samples],
@@ -152,10 +165,43 @@ def ingest(
         dataset=dataset,
         num_samples=len(samples),
         num_failed=len(failed),
-        num_looked_at=sum(_is_new(sample, known) for sample in scanned),
+        num_looked_at=sum(_is_new(sample, known) for sample in scanned) if options.version == CONTENT else 0,
         splits=dict(Counter(splits)),
         notes=[*source.notes(), *notes, *_shared_notes(manifest), *_quarantine_note(failed, quarantine_path)],
     )
+
+
+def _scan(
+    source: Source, feed: str | None, root: Path, memory: Memory, known: dict[str, Seen], progress: Progress
+) -> tuple[Iterator[Scanned], list[str]]:
+    """The samples, listed or as a feed of changes leaves them; and what to say about it."""
+    if feed is None:
+        return source.scan(known, progress), []
+    if not isinstance(source, Fed):
+        raise DataError(
+            "feed: expected a source that lists files (folder), found one that is listed by a table of its own"
+        )
+    changes = read_feed(locate(root, feed))
+    if not known or not memory.is_whole():
+        return source.scan(known, progress), [
+            "feed: nothing is remembered yet, so everything was listed once"
+        ]
+    return source.scan_changes(changes, known, progress), []
+
+
+def _domains(where: str, options: str | DomainOptions, samples: Sequence[Scanned]) -> list[str]:
+    if isinstance(options, str):
+        return [options] * len(samples)
+    values = column_of([sample.labels for sample in samples], options.column, f"{where}.domain.column")
+    names = {text_of(value) for value in options.source}
+    domains = ["source" if text_of(value) in names else "target" for value in values]
+    if len(set(domains)) == 1:
+        some = ", ".join(sorted({str(text_of(value)) for value in values})[:5])
+        raise DataError(
+            f"{where}.domain: expected samples of both domains, found {domains[0]} alone (column {options.column!r} "
+            f"holds {some}); correct `source:`, the values that are the source domain"
+        )
+    return domains
 
 
 def _is_new(sample: Scanned, known: dict[str, Any]) -> bool:
@@ -174,6 +220,7 @@ def _split(
     samples: Sequence[Scanned],
     user_groups: Sequence[str | None],
     keys: Sequence[bytes],
+    domains: Sequence[str],
     seed: int,
 ) -> tuple[list[str], list[str]]:
     """Split of each sample, and what to say about it."""
@@ -183,6 +230,8 @@ def _split(
     given: list[str] | None = None
     if options.column is not None:
         given = _given_names(where, options.column, samples)
+    elif options.by == "domain":
+        given = ["test" if domain == "target" else "train" for domain in domains]
     elif any(sample.split is not None for sample in samples):
         given = [sample.split or "train" for sample in samples]
     if given is not None:

@@ -22,6 +22,7 @@ from embedpipe.manifest.table import Manifest
 from embedpipe.manifest.targets import Targets
 from embedpipe.params import did_you_mean
 from embedpipe.sources.base import Label
+from embedpipe.sources.places import locate
 from embedpipe.sources.rows import Rows, is_table, read_rows
 
 ID_COLUMNS = ("sample_id", "id")
@@ -89,7 +90,7 @@ def make_targets(
         cannot be learnt from: one class only, no labels in train or in val.
     """
     where = f"tasks.{task}"
-    if set(manifest.domains) - {"target"}:
+    if "target" not in manifest.domains:
         raise DataError(
             f"{where}.on: expected a data set of domain target, found {options.on!r} of domain source, which no "
             "backbone embeds"
@@ -98,7 +99,7 @@ def make_targets(
     known_ids = set(own["sample_id"].to_pylist())
     notes: list[str] = []
     if is_table(options.labels):
-        rows = read_rows((root / Path(options.labels).expanduser()).resolve())
+        rows = read_rows(locate(root, options.labels))
         by_id, column, found_in = _from_table(where, task, options, rows, known_ids, notes)
     else:
         column, found_in = options.labels, f"data set {options.on!r}"

@@ -44,3 +44,22 @@ def text_key(text: str) -> bytes:
     bytes, length 16
     """
     return content_key(text.encode("utf-8"))
+
+
+def version_key(*parts: str) -> bytes:
+    """Key of what is not read: of where it lies and which version of it that is.
+
+    Parameters
+    ----------
+    parts : str
+        The first is an address that no other content has: etags and version columns repeat.
+
+    Returns
+    -------
+    bytes, length 16
+    """
+    hasher = hashlib.blake2b(digest_size=KEY_NBYTES, person=b"version")
+    for part in parts:
+        encoded = part.encode("utf-8")
+        hasher.update(len(encoded).to_bytes(8, "little") + encoded)
+    return hasher.digest()

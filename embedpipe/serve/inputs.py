@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING
 from embedpipe.errors import ConfigError, DataError
 from embedpipe.manifest.keys import text_key
 from embedpipe.progress import Progress, silent
+from embedpipe.sources.base import CONTENT
 from embedpipe.sources.decode import image_suffixes
 from embedpipe.sources.files import look_at_all, read_image
 from embedpipe.sources.folder import list_images
+from embedpipe.sources.places import Files
 from embedpipe.sources.rows import read_rows
 
 if TYPE_CHECKING:
@@ -53,7 +55,7 @@ class Inputs:
     def read(self, locator: str) -> Image.Image | str:
         """One input by its number: what a `Source` does, so that a backbone reads it as it reads samples."""
         content = self.contents[int(locator)]
-        return read_image(content) if isinstance(content, Path) else content
+        return read_image(Files(), str(content)) if isinstance(content, Path) else content
 
 
 def list_inputs(
@@ -96,7 +98,7 @@ def list_inputs(
             f"{path}: expected a table of {modality}s ({', '.join(TABLES)}), found something else"
         )
     if path.is_dir():
-        names, _ = list_images(path)
+        names = sorted(list_images(str(path), Files())[0])
         return _images(names, [path / name for name in names], progress)
     if suffix not in image_suffixes():
         raise DataError(
@@ -137,5 +139,6 @@ def _of_table(
 
 
 def _images(names: list[str], paths: list[Path], progress: Progress) -> Inputs:
-    looks = list(look_at_all(paths, names, "header", {}, progress))
+    addresses = [str(path) for path in paths]
+    looks = list(look_at_all(Files(), addresses, names, "header", CONTENT, {}, progress))
     return Inputs("image", names, [one.key for one in looks], [one.reason for one in looks], paths)

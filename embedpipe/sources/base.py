@@ -9,22 +9,56 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, runtime_checkable
 
 from pydantic import Field, model_validator
 
 from embedpipe.errors import ConfigError
 from embedpipe.params import StrictModel, did_you_mean, validate
 from embedpipe.progress import Progress, silent
+from embedpipe.sources.places import Files
 
 if TYPE_CHECKING:
     from PIL import Image
 
 Modality = Literal["image", "text", "array"]
 Label = str | float | int | None
+SPOOL = "spool"
+"""Folder of copies, below what ingest remembers of a data set."""
+CONTENT, ETAG = "content", "etag"
+"""How a change is seen; any other `version:` is a column."""
+
+
+@dataclass(frozen=True)
+class Access:
+    """What a source is opened with beside its options.
+
+    Attributes
+    ----------
+    root : Path
+        The folder of params.yaml; relative paths start there.
+    id_column : str or None
+        Column that names the samples, for a source that has columns. Reading needs none.
+    version : str
+        What a sample's identity is: ``content``, ``etag``, or a column.
+    spool : Path or None
+        Folder of local copies of what lies at addresses.
+    spooling : bool
+        Whether a scan copies the samples that it reads there.
+    """
+
+    root: Path
+    id_column: str | None = None
+    version: str = CONTENT
+    spool: Path | None = None
+    spooling: bool = False
+
+    def files(self, storage: Mapping[str, Any] | None) -> Files:
+        """Its files, as the file system of their addresses has them."""
+        return Files(storage or {}, self.spool, self.spooling)
 
 
 @dataclass(frozen=True)
@@ -39,11 +73,14 @@ class Seen:
         Key of the content, 16 bytes; None if it could not be read.
     reason : str or None
         Why it could not be read.
+    extra : str or None
+        What else the source wants to know of it the next time.
     """
 
     stamp: str
     key: bytes | None
     reason: str | None
+    extra: str | None = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +105,8 @@ class Scanned:
         As in `Seen`; None if there is nothing to gain from remembering this sample.
     also : mapping of modality to (key, locator)
         Of a sample of several modalities: those after the first. Empty where `key` is None.
+    extra : str or None
+        As in `Seen`.
     """
 
     sample_id: str
@@ -78,6 +117,7 @@ class Scanned:
     split: str | None = None
     stamp: str | None = None
     also: Mapping[Modality, tuple[bytes, str]] = dataclasses.field(default_factory=dict)
+    extra: str | None = None
 
 
 class WindowOptions(StrictModel):
@@ -142,13 +182,47 @@ class Source(Protocol):
         ...
 
 
-# kind -> "module:options model:class"; the class is called with (options, root folder, id column)
+@runtime_checkable
+class Fed(Protocol):
+    """A source that can be told what has changed, and then lists nothing."""
+
+    def scan_changes(
+        self, changes: Mapping[str, str], known: Mapping[str, Seen], progress: Progress = silent
+    ) -> Iterator[Scanned]:
+        """As `Source.scan`, but look at the samples that `changes` names and take the others from `known`.
+
+        Parameters
+        ----------
+        changes : mapping from sample_id to ``add``, ``update`` or ``delete``
+        """
+        ...
+
+
+# kind -> "module:options model:class"; the class is called with (options, access)
 REGISTRY: dict[str, str] = {
+    "arrays": "embedpipe.sources.arrays:ArraysOptions:ArraysSource",
     "folder": "embedpipe.sources.folder:FolderOptions:FolderSource",
     "glyphs": "embedpipe.sources.glyphs:GlyphsOptions:GlyphsSource",
+    "hdf5": "embedpipe.sources.hdf5:Hdf5Options:Hdf5Source",
+    "several": "embedpipe.sources.several:SeveralOptions:SeveralSource",
     "sklearn": "embedpipe.sources.sklearn:SklearnOptions:SklearnSource",
     "table": "embedpipe.sources.table:TableOptions:TableSource",
+    "tar": "embedpipe.sources.tar:TarOptions:TarSource",
+    "torchvision": "embedpipe.sources.torchvision:TorchvisionOptions:TorchvisionSource",
 }
+
+
+def expanded(raw: Any) -> Any:
+    """Options with ``kind: torchvision:MNIST`` written out as kind and name."""
+    if (
+        isinstance(raw, Mapping)
+        and isinstance(raw.get("kind"), str)
+        and ":" in raw["kind"]
+        and "name" not in raw
+    ):
+        kind, _, name = raw["kind"].partition(":")
+        return {**raw, "kind": kind, "name": name}
+    return raw
 
 
 def open_source(
@@ -156,6 +230,9 @@ def open_source(
     root: Path,
     *,
     id_column: str | None = None,
+    version: str = CONTENT,
+    spool: Path | None = None,
+    spooling: bool = False,
     where: str = "source",
 ) -> Source:
     """Open a source by its options.
@@ -166,8 +243,8 @@ def open_source(
         As in params.yaml or as kept in a manifest: ``{"kind": "folder", "path": "photos"}``.
     root : Path
         The folder of params.yaml; relative paths start there.
-    id_column : str, optional
-        Column that names the samples, for a source that has columns. `read` needs none.
+    id_column, version, spool, spooling
+        See `Access`.
     where : str
         How the user finds the options; errors start with it.
 
@@ -176,7 +253,7 @@ def open_source(
     ConfigError
         If the kind is unknown or the options do not fit it.
     """
-    raw = config.model_dump() if isinstance(config, StrictModel) else dict(config)
+    raw = config.model_dump() if isinstance(config, StrictModel) else expanded(dict(config))
     kind = raw.get("kind")
     if kind not in REGISTRY:
         raise ConfigError(
@@ -188,14 +265,30 @@ def open_source(
     options = (
         config if isinstance(config, StrictModel) else validate(getattr(module, options_name), raw, where)
     )
-    source: Source = getattr(module, class_name)(options, root, id_column)
+    access = Access(root, id_column, version, spool, spooling)
+    source: Source = getattr(module, class_name)(options, access)
     return source
 
 
-def refuse_id_column(kind: str, id_column: str | None, default: str) -> None:
-    """Error of sources whose samples have names of their own."""
-    if id_column not in (None, default):
+def refuse_columns(kind: str, access: Access, name: str, versions: Sequence[str]) -> None:
+    """Errors of a source whose samples have names of their own, and no columns.
+
+    Parameters
+    ----------
+    name
+        What its samples are named by; naming that is no error.
+    versions
+        What may be their identity.
+    """
+    if access.id_column not in (None, name):
         raise ConfigError(
-            f"id: expected {default!r} or nothing, found {id_column!r}; a {kind} source names its samples "
-            "itself"
+            f"id: expected {name!r} or nothing, found {access.id_column!r}; {_a(kind)} source names its samples itself"
         )
+    if access.version not in versions:
+        raise ConfigError(
+            f"version: expected {' or '.join(versions)}, found {access.version!r}, which {_a(kind)} source lacks"
+        )
+
+
+def _a(kind: str) -> str:
+    return f"{'an' if kind[0] in 'aeiou' or kind == 'hdf5' else 'a'} {kind}"

@@ -46,7 +46,7 @@ def decode(content: bytes) -> Image.Image:
     try:
         image.load()
         image = _rotated(image)
-        return _flattened(image)
+        return flattened(image)
     except UnreadableSample:
         raise
     except MemoryError as error:
@@ -115,8 +115,8 @@ def _rotated(image: Image.Image) -> Image.Image:
         return image
 
 
-def _flattened(image: Image.Image) -> Image.Image:
-    """To mode RGB or L."""
+def flattened(image: Image.Image) -> Image.Image:
+    """To mode RGB or L: alpha over white, palettes to their colours, more bits to 8."""
     mode = image.mode
     if mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
         grey = mode in ("LA", "La", "L", "1")

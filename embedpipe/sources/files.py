@@ -1,58 +1,30 @@
-"""Image files on a disk: stamp, key and check each one, several at a time.
+"""Image files here or at addresses: stamp, key and check each one, several at a time.
 
-Shared by the sources whose samples are files. A file whose size and modification time are as before is
-not opened.
+Shared by the sources whose samples are files. A file whose stamp is as before is not opened; where the etag is the
+identity, none is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Literal
 
 from PIL import Image
 
-from embedpipe.errors import UnreadableSample
-from embedpipe.manifest.keys import content_key
+from embedpipe.errors import DataError, UnreadableSample
+from embedpipe.manifest.keys import content_key, version_key
 from embedpipe.progress import Progress
-from embedpipe.sources.base import Seen
+from embedpipe.sources.base import ETAG, Seen
 from embedpipe.sources.decode import DECODER, check_header, decode
+from embedpipe.sources.places import FileInfo, Files
 
 Check = Literal["header", "decode"]
 _NUM_THREADS = 8  # hashing and decoding leave the interpreter's lock, and network disks answer slowly
 _CHUNK = 512
 
 
-def stamp_of(path: Path, check: Check) -> str:
-    """Changes when the file may have, or when it is looked at otherwise.
-
-    Raises
-    ------
-    OSError
-        If there is no such file.
-    """
-    stat = path.stat()
-    return f"{stat.st_size} {stat.st_mtime_ns} {check} {DECODER}"
-
-
-def read_content(path: Path) -> bytes:
-    """A file's bytes.
-
-    Raises
-    ------
-    UnreadableSample
-        If it cannot be read.
-    """
-    try:
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise UnreadableSample("no such file") from error
-    except OSError as error:
-        raise UnreadableSample(f"cannot be read ({error.strerror or error})") from error
-
-
-def read_image(path: Path) -> Image.Image:
+def read_image(files: Files, address: str) -> Image.Image:
     """Decode one image file.
 
     Raises
@@ -60,21 +32,41 @@ def read_image(path: Path) -> Image.Image:
     UnreadableSample
         With the reason.
     """
-    return decode(read_content(path))
+    return decode(files.read(address))
 
 
-def look_at(path: Path, check: Check, seen: Seen | None) -> Seen:
-    """What is at `path`: `seen` itself if its stamp still holds, else by reading the file."""
+def look_at(
+    files: Files, address: str, check: Check, version: str, seen: Seen | None, info: FileInfo | None = None
+) -> Seen:
+    """What is at an address: `seen` itself if its stamp still holds, else by reading the file.
+
+    Parameters
+    ----------
+    version : str
+        ``etag``: the stamp is the identity, and the file is not read. Anything else: its content is.
+    info
+        What a listing has said of it.
+    """
     try:
-        stamp = stamp_of(path, check)
+        info = info or files.info(address)
     except FileNotFoundError:
         return Seen("", None, "no such file")
     except OSError as error:
         return Seen("", None, f"cannot be read ({error.strerror or error})")
-    if seen is not None and seen.stamp == stamp:
+    files.list_as_kept(address)
+    if version == ETAG:
+        if not info.stamp:
+            raise DataError(
+                f"{address}: expected an etag or a time of change, which `version: etag` needs, found neither; "
+                "set version: content"
+            )
+        stamp = f"etag {info.stamp}"
+        return Seen(stamp, version_key(address, info.stamp), None)
+    stamp = f"{info.stamp} {check} {DECODER}" if info.stamp else ""
+    if seen is not None and stamp and seen.stamp == stamp:
         return seen
     try:
-        content = read_content(path)
+        content = files.fetch(address, info)
         (decode if check == "decode" else check_header)(content)
     except UnreadableSample as error:
         return Seen(stamp, None, str(error))
@@ -82,20 +74,29 @@ def look_at(path: Path, check: Check, seen: Seen | None) -> Seen:
 
 
 def look_at_all(
-    paths: Sequence[Path],
+    files: Files,
+    addresses: Sequence[str],
     locators: Sequence[str],
     check: Check,
+    version: str,
     known: Mapping[str, Seen],
     progress: Progress,
+    infos: Mapping[str, FileInfo] | None = None,
 ) -> Iterator[Seen]:
-    """`look_at` for many files, in their order, a bounded number at a time."""
+    """`look_at` for many files, in their order, a bounded number at a time.
+
+    Parameters
+    ----------
+    infos
+        By locator.
+    """
+    listed = infos or {}
+
+    def look(address: str, locator: str) -> Seen:
+        return look_at(files, address, check, version, known.get(locator), listed.get(locator))
+
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
-        for start in range(0, len(paths), _CHUNK):
-            stop = min(start + _CHUNK, len(paths))
-            yield from pool.map(
-                look_at,
-                paths[start:stop],
-                [check] * (stop - start),
-                [known.get(locator) for locator in locators[start:stop]],
-            )
-            progress(stop, len(paths), "files")
+        for start in range(0, len(addresses), _CHUNK):
+            stop = min(start + _CHUNK, len(addresses))
+            yield from pool.map(look, addresses[start:stop], locators[start:stop])
+            progress(stop, len(addresses), "files")

@@ -22,7 +22,7 @@ from embedpipe.errors import DataError, UnreadableSample
 from embedpipe.manifest.keys import array_key
 from embedpipe.params import StrictModel
 from embedpipe.progress import Progress, silent
-from embedpipe.sources.base import Modality, Scanned, Seen, refuse_id_column
+from embedpipe.sources.base import CONTENT, Access, Modality, Scanned, Seen, refuse_columns
 
 GENERATOR_VERSION = 1
 LETTERS = string.ascii_uppercase + string.ascii_lowercase
@@ -54,14 +54,19 @@ class GlyphsOptions(StrictModel):
     )
     seed: int = Field(default=0, ge=0, description="Varies fonts and distortions; any number will do.")
 
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """What each sample has."""
+        return ("image",)
+
 
 class GlyphsSource:
     """Letters, generated when asked for and kept in memory; a locator is the index."""
 
     modalities: tuple[Modality, ...] = ("image",)
 
-    def __init__(self, options: GlyphsOptions, root: Path, id_column: str | None = None) -> None:
-        refuse_id_column("glyphs", id_column, "index")
+    def __init__(self, options: GlyphsOptions, access: Access) -> None:
+        refuse_columns("glyphs", access, "index", [CONTENT])
         self.options = options
         self._made: dict[int, npt.NDArray[np.uint8]] = {}
         self._masks: dict[tuple[str, str], Image.Image] = {}

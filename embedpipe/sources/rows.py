@@ -1,4 +1,4 @@
-"""Read CSV, TSV, Parquet and JSON lines into columns, saying which line is wrong.
+"""Read CSV, TSV, Parquet and JSON lines, here or at an address, into columns, saying which line is wrong.
 
 Text formats give text, and an empty field is a missing value; Parquet and JSON give what they hold.
 """
@@ -6,18 +6,22 @@ Text formats give text, and an empty field is a missing value; Parquet and JSON 
 from __future__ import annotations
 
 import csv
+import io
 import json
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 
-from embedpipe.errors import DataError
+from embedpipe.errors import DataError, UnreadableSample
 from embedpipe.manifest.files import decode_parquet
 from embedpipe.params import did_you_mean
+from embedpipe.remote import is_remote
 from embedpipe.sources.base import Label
+from embedpipe.sources.places import Files, suffix_of
 
 SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl")
 
@@ -26,7 +30,7 @@ SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl")
 class Rows:
     """Columns of equal length, by name, in the order of the file."""
 
-    path: Path
+    path: str
     columns: dict[str, list[Label]]
 
     def __len__(self) -> int:
@@ -62,39 +66,83 @@ def is_table(path: str) -> bool:
     return path.lower().endswith(SUFFIXES)
 
 
-def read_rows(path: Path) -> Rows:
+def read_rows(path: Path | str, files: Files | None = None, *, fresh: bool = True) -> Rows:
     """Read a whole table.
+
+    Parameters
+    ----------
+    path
+        A path, or an address.
+    files
+        By which an address is read; a copy that is up to date is not fetched again.
+    fresh
+        Whether to ask an address if its copy still is; else the copy is taken as it is.
 
     Raises
     ------
     DataError
         If the file is missing, has an unknown suffix, or a line of it is wrong.
     """
-    suffix = path.suffix.lower()
+    address = str(path)
+    suffix = suffix_of(address)
     if suffix not in SUFFIXES:
         raise DataError(
             f"{path}: expected a table ({', '.join(SUFFIXES)}), found suffix {suffix or 'none'!r}"
         )
-    if not path.is_file():
-        raise DataError(f"{path}: expected a table, found no such file; relative paths start at params.yaml")
+    content = _content(address, files or Files(), fresh)
     if suffix == ".parquet":
-        return _read_parquet(path)
+        return _read_parquet(address, content)
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            return _read_json_lines(path, file) if suffix == ".jsonl" else _read_delimited(path, file)
+        with io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline="") as file:
+            read = _read_json_lines if suffix == ".jsonl" else _read_delimited
+            return read(address, file)
     except UnicodeDecodeError as error:
+        # text is decoded piece by piece: only the whole file tells which byte it was
+        place = _bad_byte(content)
         raise DataError(
-            f"{path}: expected UTF-8, found byte 0x{error.object[error.start]:02x} at {error.start}; "
-            "save the table as UTF-8"
+            f"{path}: expected UTF-8, found byte 0x{content[place]:02x} at {place}; save the table as UTF-8"
         ) from error
 
 
-def _read_delimited(path: Path, file: object) -> Rows:
+def stacked(pattern: str, tables: Sequence[Rows]) -> Rows:
+    """Several tables one after the other; a column that one of them lacks is empty there."""
+    if len(tables) == 1:
+        return tables[0]
+    names = dict.fromkeys(name for rows in tables for name in rows.names)
+    columns: dict[str, list[Label]] = {name: [] for name in names}
+    for rows in tables:
+        for name, values in columns.items():
+            values += rows.columns.get(name) or [None] * len(rows)
+    return Rows(pattern, columns)
+
+
+def _content(address: str, files: Files, fresh: bool) -> bytes:
+    try:
+        if is_remote(address) and fresh:
+            return files.read(files.copy(address, files.info(address)))
+        if is_remote(address):
+            return files.read(address)
+        return Path(address).read_bytes()
+    except (FileNotFoundError, IsADirectoryError, UnreadableSample) as error:
+        raise DataError(
+            f"{address}: expected a table, found no such file; relative paths start at params.yaml"
+        ) from error
+
+
+def _bad_byte(content: bytes) -> int:
+    try:
+        content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return error.start
+    return 0
+
+
+def _read_delimited(path: str, file: io.TextIOWrapper) -> Rows:
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # the default refuses texts above 128 KiB
-    if path.suffix.lower() == ".tsv":
-        reader = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)  # type: ignore[arg-type]
+    if suffix_of(path) == ".tsv":
+        reader = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
     else:
-        reader = csv.reader(file, strict=True)  # type: ignore[arg-type]
+        reader = csv.reader(file, strict=True)
     try:
         header = next(reader, None)
         if not header:
@@ -108,7 +156,7 @@ def _read_delimited(path: Path, file: object) -> Rows:
                 raise DataError(
                     f"{path}: line {reader.line_num}: expected {len(header)} fields "
                     f"({', '.join(header[:4])}{', …' if len(header) > 4 else ''}), found {len(fields)}"
-                    + ("; quote fields that hold a comma" if path.suffix.lower() == ".csv" else "")
+                    + ("; quote fields that hold a comma" if suffix_of(path) == ".csv" else "")
                 )
             for values, value in zip(lists, fields, strict=True):
                 values.append(value if value != "" else None)
@@ -117,9 +165,9 @@ def _read_delimited(path: Path, file: object) -> Rows:
     return Rows(path, dict(zip(header, lists, strict=True)))
 
 
-def _read_json_lines(path: Path, file: object) -> Rows:
+def _read_json_lines(path: str, file: io.TextIOWrapper) -> Rows:
     records: list[dict[str, Label]] = []
-    for number, line in enumerate(file, start=1):  # type: ignore[arg-type, var-annotated]
+    for number, line in enumerate(file, start=1):
         if not line.strip():
             continue
         try:
@@ -133,16 +181,16 @@ def _read_json_lines(path: Path, file: object) -> Rows:
     return Rows(path, {name: [record.get(name) for record in records] for name in names})
 
 
-def _read_parquet(path: Path) -> Rows:
+def _read_parquet(path: str, content: bytes) -> Rows:
     try:
-        table = decode_parquet(path.read_bytes())
+        table = decode_parquet(content)
     except pa.ArrowInvalid as error:
         raise DataError(f"{path}: expected Parquet, found something else ({error})") from error
     _refuse_repeated(path, table.column_names)
     return Rows(path, {name: [_plain(v) for v in table[name].to_pylist()] for name in table.column_names})
 
 
-def _refuse_repeated(path: Path, header: list[str]) -> None:
+def _refuse_repeated(path: str, header: list[str]) -> None:
     repeated = [name for name, count in Counter(header).items() if count > 1]
     if repeated:
         raise DataError(f"{path}: expected each column once, found {repeated[0]!r} several times")

@@ -6,7 +6,6 @@ Labels: `digit` (0 to 9), `parity` (even, odd) and `slant` (a number, by how muc
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -18,7 +17,7 @@ from embedpipe.errors import UnreadableSample
 from embedpipe.manifest.keys import array_key
 from embedpipe.params import StrictModel
 from embedpipe.progress import Progress, silent
-from embedpipe.sources.base import Modality, Scanned, Seen, refuse_id_column
+from embedpipe.sources.base import CONTENT, Access, Modality, Scanned, Seen, refuse_columns
 
 
 class SklearnOptions(StrictModel):
@@ -29,14 +28,19 @@ class SklearnOptions(StrictModel):
         default="digits", description="Which one; digits are the only images that need no download."
     )
 
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """What each sample has."""
+        return ("image",)
+
 
 class SklearnSource:
     """Digits as 8x8 uint8 images, ink bright on black; a locator is the row number."""
 
     modalities: tuple[Modality, ...] = ("image",)
 
-    def __init__(self, options: SklearnOptions, root: Path, id_column: str | None = None) -> None:
-        refuse_id_column("sklearn", id_column, "index")
+    def __init__(self, options: SklearnOptions, access: Access) -> None:
+        refuse_columns("sklearn", access, "index", [CONTENT])
         self.options = options
         self._images: npt.NDArray[np.uint8] | None = None
         self._digits: npt.NDArray[np.int64] | None = None

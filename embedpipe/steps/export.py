@@ -13,8 +13,8 @@ from embedpipe.export.rows import export_rows
 from embedpipe.export.view import write_view
 from embedpipe.manifest.table import Manifest
 from embedpipe.params import did_you_mean
+from embedpipe.remote import filesystem, is_remote
 from embedpipe.store import FeatureStore
-from embedpipe.store.remote import filesystem, is_remote
 from embedpipe.workspace import Workspace
 
 VIEW = "hdf5-view"

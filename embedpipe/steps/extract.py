@@ -17,7 +17,7 @@ from embedpipe.extract.run import ExtractSummary, extract_backbone
 from embedpipe.extract.session import open_session
 from embedpipe.manifest.listed import ListedSamples
 from embedpipe.params import validate
-from embedpipe.sources.base import Source, WindowOptions, open_source
+from embedpipe.sources.base import SPOOL, Source, WindowOptions, open_source
 from embedpipe.steps.sections import Sections, embedded_datasets
 from embedpipe.terminal import progress_bar, say
 from embedpipe.tracking import TrackedFolder
@@ -138,5 +138,9 @@ def _rows(sections: Sections) -> dict[str, WindowOptions | None]:
 
 def _target_datasets(workspace: Workspace, sections: Sections) -> list[tuple[ListedSamples, Source]]:
     """Data sets of the target domain, in the order of params.yaml; the source domain is trained on, not embedded."""
-    manifests = [ListedSamples.open(workspace.manifest(name)) for name in embedded_datasets(sections)]
-    return [(manifest, open_source(manifest.source, workspace.root)) for manifest in manifests]
+    found = []
+    for name in embedded_datasets(sections):
+        manifest = ListedSamples.open(workspace.manifest(name))
+        spool = workspace.ingest_cache(name) / SPOOL
+        found.append((manifest, open_source(manifest.source, workspace.root, spool=spool)))
+    return found

@@ -8,7 +8,7 @@ from embedpipe.backbones.options import SourceModelOptions
 from embedpipe.backbones.source_model import train_source
 from embedpipe.manifest.files import read_parquet
 from embedpipe.manifest.table import Manifest
-from embedpipe.sources.base import open_source
+from embedpipe.sources.base import SPOOL, open_source
 from embedpipe.steps.sections import Sections
 from embedpipe.terminal import progress_bar, say
 from embedpipe.workspace import Workspace
@@ -23,7 +23,7 @@ def train_source_model(workspace: Workspace, model: str) -> dict[str, Any]:
             options,
             manifest,
             read_parquet(workspace.labels(options.on), "run `embedpipe ingest`"),
-            open_source(manifest.source, workspace.root),
+            open_source(manifest.source, workspace.root, spool=workspace.ingest_cache(options.on) / SPOOL),
             workspace.source_dir / model,
             progress=progress,
         )

@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from embedpipe.errors import ShapeError, StoreError
+from embedpipe.remote import RemoteFolder
 from embedpipe.store import metadata, shards
 from embedpipe.store.disk import FileRecord
 from embedpipe.store.layout import KEYS, PART, TABLE_CHUNK_ROWS, TABLE_SHARD_ROWS, TapState
-from embedpipe.store.remote import RemoteFolder
 
 METADATA = "zarr.json"
 _NAN = float("nan")  # one object, so that layouts are equal

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from embedpipe.store.remote import RemoteFolder
+from embedpipe.remote import RemoteFolder
 from embedpipe.store.shards import ChunkLayout
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedpipe.errors import ShapeError, StoreError
+from embedpipe.remote import RemoteFolder, is_remote
 from embedpipe.spec import BackboneSpec
 from embedpipe.store import published
 from embedpipe.store.arrays import KEYS_LAYOUT, PART_LAYOUT, ArrayLayout, ArrayReader, layout_of
@@ -23,7 +24,6 @@ from embedpipe.store.holes import Holes
 from embedpipe.store.join import join
 from embedpipe.store.layout import TapState, padded
 from embedpipe.store.published import Contents, read_contents
-from embedpipe.store.remote import RemoteFolder, is_remote
 
 
 class FeatureStore:

@@ -13,6 +13,7 @@ import pytest
 
 from embedpipe.errors import ConfigError, DataError, TooManyFailed
 from embedpipe.sources import files
+from embedpipe.sources.places import Files
 
 Png = Callable[[int], bytes]
 
@@ -21,13 +22,13 @@ Png = Callable[[int], bytes]
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the files that are read, as they are."""
     names: list[str] = []
-    read_content = files.read_content
+    fetch = Files.fetch
 
-    def counted(path: Path) -> bytes:
-        names.append(path.name)
-        return read_content(path)
+    def counted(self: Files, address: str, *more: Any) -> bytes:
+        names.append(address.rsplit("/", 1)[-1])
+        return fetch(self, address, *more)
 
-    monkeypatch.setattr(files, "read_content", counted)
+    monkeypatch.setattr(Files, "fetch", counted)
     return names
 
 

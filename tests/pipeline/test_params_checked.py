@@ -50,6 +50,37 @@ def test_a_task_is_on_the_target_domain(refused):
     )
 
 
+def test_images_are_not_embedded_by_a_backbone_of_texts_nor_texts_by_one_of_images(refused):
+    encoder = {"model": "transformers:encoder", "modality": "text", "taps": {"last": ["mean_tokens"]}}
+
+    def with_text_backbone(params):
+        params["backbones"]["words"] = encoder
+        params["tasks"]["shape"]["backbones"] = ["net", "words"]
+
+    assert refused(with_text_backbone).splitlines() == [
+        "params.yaml: backbones.words: expected a data set of texts to embed, found shapes (image)",
+        "params.yaml: tasks.shape.backbones: expected backbones that embed images, as shapes has, found 'words', which "
+        "embeds texts",
+    ]
+
+    def with_texts(params):
+        params["datasets"]["shapes"]["source"] = {"kind": "table", "path": "t.csv", "text": "body"}
+
+    assert "backbones.net: expected a data set of images to embed, found shapes (text)" in refused(with_texts)
+
+    def with_both(params):
+        params["datasets"]["shapes"]["source"] = {
+            "kind": "table",
+            "path": "t.csv",
+            "text": "body",
+            "image": "file",
+        }
+        params["backbones"]["words"] = encoder
+        params["tasks"]["shape"]["on"] = "shape"
+
+    assert "modality" not in refused(with_both) and "to embed" not in refused(with_both)
+
+
 @pytest.mark.parametrize(
     ("place", "value", "words"),
     [

@@ -1,4 +1,4 @@
-"""A folder of an object store, read through fsspec: what a store that is not on this disk is opened by.
+"""Folders and files at addresses such as s3://bucket/store, read through fsspec.
 
 Knows nothing of arrays. Credentials and endpoints come from the environment, as the file system has them,
 or from `options`, which are passed on to it.
