@@ -79,7 +79,7 @@ def transfer_arms(workspace: Workspace, task: str, arm: str | None = None) -> di
 def _given(workspace: Workspace, sections: Sections, task: str) -> Any:
     """Everything that the arms of a task stand on, as the heads of the task had it."""
     from embedpipe.features.table import open_features
-    from embedpipe.sources.base import open_source
+    from embedpipe.sources.base import SPOOL, open_source
     from embedpipe.train.memory import allowed_nbytes
     from embedpipe.train.plan import plan_units
     from embedpipe.train.samples import task_samples
@@ -111,7 +111,9 @@ def _given(workspace: Workspace, sections: Sections, task: str) -> Any:
     return Given(
         samples=task_samples(manifest, targets, present),
         manifest=manifest,
-        source=open_source(manifest.source, workspace.root),
+        source=open_source(
+            manifest.source, workspace.root, spool=workspace.ingest_cache(manifest.dataset) / SPOOL
+        ),
         stores={name: stores[name] for name in present},
         units={unit.arm: unit for unit in units},
         scores=read_json(workspace.scores(task), f"run `embedpipe train {task}`", keys=("metric", "arms")),
