@@ -389,7 +389,7 @@ class Tapped(nn.Module):
         def take(value: torch.Tensor | None) -> None:
             assert value is not None
             for one in wanteds:
-                normed = value if one.norm is None else self.module.get_submodule(one.norm)(value)
+                normed = value if one.norm is None else self.module.get_submodule(one.norm).forward(value)
                 found[one.array] = self._reduced(one, normed, mask_NL)
             if len(found) == sum(map(len, self._sites.values())):
                 raise _Deepest

@@ -66,10 +66,12 @@ def open_program(options: BackboneOptions, root: Path, where: str, *, with_weigh
     module = _load(path, f"{where}.model")
     try:
         observed = observe(module, _call, torch.zeros((2, *inputs.input_shape)))
+        with torch.no_grad():
+            _call(module, torch.zeros((3, *inputs.input_shape)))  # nor was the number of rows fixed
     except Exception as error:
         size = "×".join(map(str, inputs.input_shape))
         raise ConfigError(
-            f"{where}.model: {path} takes no batch of two images of {size} ({first_line(error)}); export it with a "
+            f"{where}.model: {path} takes no batches of images of {size} ({first_line(error)}); export it with a "
             "dynamic batch dimension (torch.export.Dim), or correct preprocess"
         ) from error
     blocks = tuple(name for name in block_names(module) if name in observed.outputs)
