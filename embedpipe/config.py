@@ -129,32 +129,6 @@ def _transfer_problems(params: Params, where: str) -> list[str]:
     return found
 
 
-def _modality_problems(params: Params, where: str) -> list[str]:
-    """Backbones that can embed no data set, as far as that can be told before any of them is opened."""
-    targets = {name: one.source for name, one in params.datasets.items() if one.domain == "target"}
-    held = {name: _modalities(source) for name, source in targets.items()}
-    if not held or None in held.values():
-        return []
-    listed = ", ".join(f"{name} ({' and '.join(sorted(kinds or ()))})" for name, kinds in held.items())
-    found = []
-    for name, options in params.backbones.items():
-        modality = options.known_modality
-        if modality is not None and not any(modality in (kinds or ()) for kinds in held.values()):
-            found.append(
-                f"{where}: backbones.{name}: {options.model} embeds {modality}s, and no data set holds any: {listed}"
-            )
-    return found
-
-
-def _modalities(source: Any) -> set[str] | None:
-    """What a data set holds, by its options alone; None where that shows only when it is read."""
-    if source.kind in ("folder", "glyphs", "sklearn"):
-        return {"image"}
-    if source.kind == "table":
-        return {kind for kind in ("text", "image") if getattr(source, kind, None) is not None} or None
-    return None
-
-
 def _cross_problems(params: Params, where: str) -> list[str]:
     found = []
     sections: dict[str, list[str]] = {

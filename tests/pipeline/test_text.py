@@ -185,7 +185,7 @@ def test_text_backbones_on_images_and_the_reverse_are_one_sentence(cli, project)
     wrong["backbones"]["net"] = {"model": "glyphnet", "weights": "random:0", "taps": {"last": ["gap"]}}
     projects.write_params(project, wrong)
     _, err = run(cli, project, "info", code=2)
-    assert "params.yaml: backbones.net: glyphnet embeds images, and no data set holds any: sms (text)" in err
+    assert "backbones.net: expected a data set of images to embed, found sms (text)" in err
     images = {**params(), "datasets": {"shapes": {"source": {"kind": "folder", "path": "images"}}}}
     images["tasks"] = {"shape": {"on": "shapes", "labels": "label"}}
     projects.make_images(project / "images", 2)
