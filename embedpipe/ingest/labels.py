@@ -66,5 +66,8 @@ def _column(values: list[Label]) -> pa.Array:
     if kinds and kinds <= {int}:
         return pa.array(values, pa.int64())
     if kinds and kinds <= {int, float}:
-        return pa.array([None if value is None else float(value) for value in values], pa.float64())
+        return pa.array([float(v) if isinstance(v, int | float) else None for v in values], pa.float64())
+    if kinds == {list}:
+        lists = [[text_of(one) for one in value] if isinstance(value, list) else None for value in values]
+        return pa.array(lists, pa.list_(pa.string()))
     return pa.array([None if value is None else str(value) for value in values], pa.string())

@@ -92,10 +92,7 @@ class TargetSpec:
 
     def known(self, truth: Truth) -> npt.NDArray[np.bool_]:
         """Which entries are there, in the shape of `truth`."""
-        if self.is_coded:
-            coded: npt.NDArray[np.bool_] = truth >= 0
-            return coded
-        there: npt.NDArray[np.bool_] = np.asarray(~np.isnan(truth), dtype=bool)
+        there: npt.NDArray[np.bool_] = truth >= 0 if self.is_coded else ~np.isnan(truth)
         return there
 
     def labelled(self, truth: Truth) -> npt.NDArray[np.bool_]:

@@ -59,6 +59,20 @@ class Targets:
         labels: Sequence[Any],
         **more: Any,
     ) -> Self:
+        """Of what `TargetSpec` says; see `of`."""
+        spec = TargetSpec(kind, tuple(classes), **more)
+        return cls.of(task, spec, sample_ids=sample_ids, splits=splits, labels=labels)
+
+    @classmethod
+    def of(
+        cls,
+        task: str,
+        spec: TargetSpec,
+        *,
+        sample_ids: Sequence[str],
+        splits: Sequence[str],
+        labels: Sequence[Any],
+    ) -> Self:
         """Rows sorted by sample_id.
 
         Parameters
@@ -66,10 +80,7 @@ class Targets:
         labels
             Of each sample: a class; a boolean or None for each label; a number or several; a mask as PNG. None where
             there is none.
-        more
-            What else `TargetSpec` says: outputs, box, grid.
         """
-        spec = TargetSpec(kind, tuple(classes), **more)
         order = sorted(range(len(sample_ids)), key=lambda i: sample_ids[i])
         arrays = [
             pa.array([column[i] for i in order], type=field.type)

@@ -102,7 +102,7 @@ def screen(
     X_ND
         Features of labelled training rows.
     y_N
-        Class codes, or numbers.
+        Class codes; numbers, or labels of which some are unknown, also several a row.
     by
         The metric that will select heads.
     groups
@@ -110,7 +110,7 @@ def screen(
     """
     metric = screen_metric(kind, by)
     X_ND = np.asarray(X_ND, np.float32)
-    onehot_NK = np.eye(num_classes)[y_N] if kind == "classes" else np.asarray(y_N, np.float64)[:, None]
+    onehot_NK = np.eye(num_classes)[y_N] if kind == "classes" else _filled(y_N)
     group_N = _own_groups(len(X_ND), groups)
 
     def score(predicted_NK: npt.NDArray[np.floating]) -> float:
@@ -126,6 +126,12 @@ def screen(
         metric=metric,
         num_rows=len(X_ND),
     )
+
+
+def _filled(y_N: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Numbers or labels as columns; what is unknown of a label is its mean over the others."""
+    values_NK = np.asarray(y_N, np.float64).reshape(len(y_N), -1)
+    return np.where(np.isnan(values_NK), np.nanmean(values_NK, axis=0), values_NK)
 
 
 def left_out_votes(

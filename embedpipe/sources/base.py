@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Modality = Literal["image", "text", "array"]
-Label = str | float | int | None
+Label = str | float | int | list["Label"] | None
+"""What stands in one cell: a list where the table has lists."""
 SPOOL = "spool"
 """Folder of copies, below what ingest remembers of a data set."""
 CONTENT, ETAG = "content", "etag"

@@ -197,7 +197,9 @@ def _refuse_repeated(path: str, header: list[str]) -> None:
 
 
 def _plain(value: object) -> Label:
-    """A label as text or number; what is neither (a date, a list) as its text."""
+    """A label as text or number, or a list of them; what is neither (a date, a mapping) as its text."""
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, bool):

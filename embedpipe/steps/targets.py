@@ -22,8 +22,14 @@ def make_task_targets(workspace: Workspace, task: str) -> TargetsSummary:
         open_path=workspace.open_targets(task),
         sealed_path=workspace.sealed_targets(task),
         digest_path=workspace.sealed_digest(task),
+        cache_dir=workspace.ingest_cache(options.on),
     )
-    what = f"{len(summary.classes)} classes" if summary.kind == "classes" else "a number"
+    what = {
+        "classes": f"{len(summary.classes)} classes",
+        "multilabel": f"{len(summary.classes)} labels",
+        "number": f"{len(summary.outputs)} numbers" if summary.outputs else "a number",
+        "dense": f"{len(summary.classes)} classes at each place",
+    }[summary.kind]
     say(f"{task}: {what}; " + ", ".join(f"{split} {num:,}" for split, num in summary.num.items()))
     for note in summary.notes:
         say(f"{task}: {note}")

@@ -3,7 +3,7 @@
 Each function fills a folder of the memo and reads it back; `load_*` and what was computed are one value.
 """
 
-# n samples of the task, P predicted ones, K classes (1 for numbers), R draws
+# n samples of the task, P predicted ones, K scores a sample, R draws
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from embedpipe.evaluate.candidates import MOST_NBYTES
 from embedpipe.evaluate.metrics import metric_of, point_metrics, sign_of
 from embedpipe.heads import registry
 from embedpipe.heads.rows import MEMORY_NBYTES, Rows, flat
+from embedpipe.train.places import judged_codes
 from embedpipe.train.plan import Unit
 from embedpipe.train.samples import Index, TaskSamples
 
@@ -90,19 +91,20 @@ class FewFit:
 def fit_full(folder: Path, unit: Unit, rows: Rows, samples: TaskSamples, how: How) -> None:
     """Fit the grid on train, score every candidate on validation, keep the best one."""
     train, val = samples.train, samples.val
-    rows_val, y_val = rows.take(val), samples.truth[val]
-    heads = _fit(unit, unit.candidates, rows, train, samples, how, rows_val=rows_val, y_val=y_val)
+    rows_val, y_val, wanted = rows.take(val), samples.truth[val], _wanted(unit, samples)
+    heads = _fit(unit, unit.candidates, rows, train, samples, how, rows_val=rows_val, y_val=wanted[val])
     candidates: list[dict[str, Any]] = []
-    outputs = _outputs(heads, rows_val, samples)
+    outputs = _outputs(heads, rows_val, samples, unit)
     outputs[[head.failure_ is not None for head in heads]] = np.nan  # which no selection takes
     for params, head, found in zip(unit.candidates, heads, outputs, strict=True):
-        metrics = point_metrics(samples.kind, y_val, found)
+        metrics = point_metrics(samples.kind, y_val, found, samples.spec.box)
         candidates.append({"params": params, "val": _finite(metrics), **_said_by(head)})
-    best = best_of([candidate["val"] for candidate in candidates], metric_of(samples.kind, how.by))
+    metric = metric_of(samples.kind, how.by, samples.spec.box)
+    best = best_of([candidate["val"] for candidate in candidates], metric)
     if best is None:
-        scores_PK = np.zeros((0, _width(samples)), np.float32)
+        scores_PK = np.zeros((0, samples.spec.width), np.float32)
     else:
-        scores_PK = _outputs([heads[best]], rows.take(samples.predicted), samples)[0]
+        scores_PK = _outputs([heads[best]], rows.take(samples.predicted), samples, unit)[0]
         registry.save_head(heads[best], folder / "head")
     if outputs.nbytes <= MOST_NBYTES:
         np.save(folder / SHOWN, outputs, allow_pickle=False)
@@ -140,7 +142,7 @@ def fit_few(
                 **_said_by(heads[-1]),
             }
         )
-    _keep(folder, {"draws": about}, _outputs(heads, rows.take(samples.predicted), samples))
+    _keep(folder, {"draws": about}, _outputs(heads, rows.take(samples.predicted), samples, unit))
 
 
 def load_few(folder: Path) -> FewFit:
@@ -164,10 +166,11 @@ def fit_shuffled(
     which takes the label that the shuffle happens to give it most.
     """
     heads = []
+    wanted = _wanted(unit, samples)[samples.train]
     for shuffle in range(num_shuffles):
-        shuffled = np.random.default_rng([how.seed, 2, shuffle]).permutation(samples.truth[samples.train])
+        shuffled = np.random.default_rng([how.seed, 2, shuffle]).permutation(wanted)
         heads += _fit(unit, [dict(params)], rows, samples.train, samples, how, y=shuffled)
-    _keep(folder, {"params": dict(params)}, _outputs(heads, rows.take(samples.predicted), samples))
+    _keep(folder, {"params": dict(params)}, _outputs(heads, rows.take(samples.predicted), samples, unit))
 
 
 def load_scores(folder: Path) -> Float:
@@ -175,12 +178,18 @@ def load_scores(folder: Path) -> Float:
 
 
 def majority_scores(samples: TaskSamples) -> Float:
-    """The frequencies of the training classes for every sample, or the mean of the training numbers."""
+    """For every sample the frequencies of the training classes or labels, the mean of the training numbers, or the
+    class of most training places.
+    """
     truth = samples.truth[samples.train]
     if samples.kind == "classes":
         row = np.bincount(truth, minlength=len(samples.classes)) / len(truth)
+    elif samples.kind == "dense":
+        row = np.full(samples.spec.width, np.bincount(truth[truth >= 0]).argmax())
+    elif samples.kind == "multilabel":
+        row = np.nanmean(truth, axis=0)
     else:
-        row = np.array([truth.mean()])
+        row = np.atleast_1d(truth.mean(axis=0))
     return np.tile(row.astype(np.float32), (len(samples.predicted), 1))
 
 
@@ -241,11 +250,11 @@ def _inner_metrics(
     folds = folds_of(codes, k_shot, samples.groups[labelled])
     if not folds:
         return []
-    pooled = np.zeros((len(unit.few_shot), len(labelled), _width(samples)), np.float32)
+    pooled = np.zeros((len(unit.few_shot), len(labelled), samples.spec.width), np.float32)
     for held in folds:
         kept = np.setdiff1d(np.arange(len(labelled)), held)
         heads = _fit(unit, unit.few_shot, rows, labelled[kept], samples, how)
-        pooled[:, held] = _outputs(heads, rows.take(labelled[held]), samples)
+        pooled[:, held] = _outputs(heads, rows.take(labelled[held]), samples, unit)
         pooled[[head.failure_ is not None for head in heads]] = np.nan
     return [_finite(point_metrics(samples.kind, codes, scores)) for scores in pooled]
 
@@ -271,7 +280,7 @@ def _fit(
                 unit.family,
                 [{**one, **unit.fixed} for one in candidates],
                 some if maps else flat(some),
-                samples.truth[index] if y is None else y,
+                _wanted(unit, samples)[index] if y is None else y,
                 kind=samples.kind,
                 seed=how.seed,
                 X_val=rows_val if maps or rows_val is None else flat(rows_val),
@@ -284,23 +293,33 @@ def _fit(
         raise type(error)(f"task {samples.task!r}, arm {unit.arm!r}: {error}") from error
 
 
-def _outputs(heads: Sequence[Any], rows: Rows, samples: TaskSamples) -> Float:
-    """Of each head, probabilities in the order of the task's classes or one column of numbers: [heads, rows, K].
+def _wanted(unit: Unit, samples: TaskSamples) -> npt.NDArray[Any]:
+    """What the unit learns: of a dense task classes on the grid of its tap."""
+    return samples.wanted(unit.row_shape or (), unit.parts[0].seen)
+
+
+def _outputs(heads: Sequence[Any], rows: Rows, samples: TaskSamples, unit: Unit) -> Float:
+    """Scores of each head, as `ArmScores` holds them: [heads, rows, K].
 
     All heads are asked in one reading of the rows.
     """
-    found = np.zeros((len(heads), rows.shape[0], _width(samples)), np.float32)
+    found = np.zeros((len(heads), rows.shape[0], samples.spec.width), np.float32)
     for part, block in rows.blocks():
         flat_block = block.reshape(len(block), -1)
         for place, head in enumerate(heads):
-            found[place, part] = _outputs_of_block(head, block if head.maps else flat_block, samples)
+            found[place, part] = _outputs_of_block(head, block if head.maps else flat_block, samples, unit)
     return found
 
 
-def _outputs_of_block(head: Any, X_ND: Float, samples: TaskSamples) -> Float:
-    if samples.kind != "classes":
-        return np.asarray(head.predict(X_ND), np.float32).reshape(-1, 1)
-    if len(head.classes_) != len(samples.classes):
+def _outputs_of_block(head: Any, X_ND: Float, samples: TaskSamples, unit: Unit) -> Float:
+    spec = samples.spec
+    if spec.kind == "number":
+        return np.asarray(head.predict(X_ND), np.float32).reshape(len(X_ND), -1)
+    if spec.kind == "dense":
+        assert spec.grid is not None and spec.seen is not None
+        codes = judged_codes(head.predict_proba(X_ND), spec.grid, spec.seen / unit.parts[0].seen)
+        return np.asarray(head.classes_[codes], np.float32)
+    if spec.kind == "classes" and len(head.classes_) != len(samples.classes):
         raise DataError(
             f"task {samples.task!r}: a head learnt {len(head.classes_)} of {len(samples.classes)} classes"
         )
@@ -316,10 +335,6 @@ def _said_by(head: Any) -> dict[str, Any]:
     if weights is not None:
         said["layers"] = [round(float(weight), 6) for weight in weights]
     return said
-
-
-def _width(samples: TaskSamples) -> int:
-    return len(samples.classes) if samples.kind == "classes" else 1
 
 
 def _finite(metrics: Mapping[str, float]) -> dict[str, float | None]:

@@ -47,6 +47,8 @@ class Keys:
             "kind": samples.kind,
             "num_classes": len(samples.classes),
             "truth": _digest(samples.truth),
+            **({} if samples.masks is None else {"masks": samples.masks.digest, "seen": samples.spec.seen}),
+            **({"box": samples.spec.box} if samples.spec.box else {}),
             "splits": _digest(np.char.encode(samples.splits)),
             "by": by,
             "seed": seed,
@@ -90,6 +92,8 @@ class Keys:
         seen: dict[str, Any] = {"fixed": unit.fixed, "row_shape": list(unit.row_shape or ())}
         if registry.family_of(unit.family).holds_out:
             seen["groups"] = self._groups
+        if "masks" in self._common:
+            seen["of_image"] = unit.parts[0].seen
         return {**self._common, "features": features, "family": unit.family, **seen, **more}
 
 

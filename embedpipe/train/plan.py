@@ -8,21 +8,32 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
+import numpy as np
+
 from embedpipe.errors import ConfigError
 from embedpipe.evaluate.arms import arm_id, joined_name
 from embedpipe.features.card import BackboneCard, TapCard
 from embedpipe.heads import registry
 from embedpipe.heads.options import HeadOptions
 from embedpipe.params import did_you_mean
+from embedpipe.train.places import seen_share
+from embedpipe.train.samples import TaskSamples
 
 
 @dataclass(frozen=True)
 class Part:
-    """One tap of one backbone."""
+    """One tap of one backbone.
+
+    Attributes
+    ----------
+    seen : float
+        Of a dense task: share of the shorter side of an image that the backbone sees.
+    """
 
     backbone: str
     role: str
     tap: TapCard
+    seen: float = 1.0
 
     @property
     def place(self) -> str:
@@ -159,7 +170,7 @@ def plan_units(
         else:
             notes.append(f"head {name!r} is left out: its family does not fit tasks of kind {kind}")
     parts = [
-        Part(backbone, card.role, tap)
+        Part(backbone, card.role, tap, seen_share(card) if kind == "dense" else 1.0)
         for backbone, card in wanted_cards.items()
         for tap in sorted(card.taps.values(), key=lambda one: (one.depth, one.name))
     ]
@@ -187,6 +198,37 @@ def plan_units(
             f"x {len(wanted_cards)} backbones: {'; '.join(notes) or 'name some under `heads:`'}"
         )
     return units, notes
+
+
+def learnable_units(units: Sequence[Unit], samples: TaskSamples) -> tuple[list[Unit], list[str]]:
+    """Units of a dense task on whose grid the training masks have two classes or more, and notes on the others.
+
+    Raises
+    ------
+    ConfigError
+        If none is left.
+    """
+    num_classes: dict[tuple[int, int, float], int] = {}
+    kept, notes = [], []
+    for unit in units:
+        _, rows, columns = unit.row_shape or (0, 0, 0)
+        grid = (rows, columns, unit.parts[0].seen)
+        if grid not in num_classes:
+            codes = samples.wanted((0, rows, columns), unit.parts[0].seen)[samples.train]
+            num_classes[grid] = len(np.unique(codes[codes >= 0]))
+        if num_classes[grid] > 1:
+            kept.append(unit)
+        else:
+            notes.append(
+                f"{unit.arm} is left out: on its grid of {rows} x {columns} the places of the training masks are of "
+                "one class"
+            )
+    if not kept:
+        raise ConfigError(
+            f"task {samples.task!r}: expected a tap on whose grid the training masks have two classes, found none: "
+            f"{'; '.join(notes)}; tap earlier layers, or a finer grid:k"
+        )
+    return kept, notes
 
 
 def spatial_shape(tap: TapCard) -> tuple[int, ...] | None:

@@ -9,7 +9,7 @@ samples than another. Test samples come without targets; the file that holds tho
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -68,6 +68,7 @@ class TaskSamples:
     num: Mapping[str, int]
     dropped: tuple[Dropped, ...]
     masks: Masks | None = None
+    _on_grids: dict[tuple[int, int, float], Truth] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def kind(self) -> TaskKind:
@@ -96,7 +97,10 @@ class TaskSamples:
         """
         if self.masks is None:
             return self.truth
-        return self.masks.on_grid((shape[1], shape[2]), seen)
+        grid = (shape[1], shape[2], seen)
+        if grid not in self._on_grids:
+            self._on_grids[grid] = self.masks.on_grid(grid[:2], seen)
+        return self._on_grids[grid]
 
     @property
     def train(self) -> Index:

@@ -41,7 +41,8 @@ from embedpipe.train.cost import cost_row
 from embedpipe.train.fitting import fitting_backbones, present_in
 from embedpipe.train.keys import Keys, code_of_training
 from embedpipe.train.memo import Memo
-from embedpipe.train.plan import Part, Unit, plan_units
+from embedpipe.train.places import seen_by_all
+from embedpipe.train.plan import Part, Unit, learnable_units, plan_units
 from embedpipe.train.reading import read_parts, seen_by
 from embedpipe.train.rows import Results, Written, add_baseline, add_few, add_full, best_unit
 from embedpipe.train.samples import Index, TaskSamples, task_samples
@@ -148,8 +149,12 @@ def train_task(
     )
     notes = left_out + notes
     used = {part.backbone: stores[part.backbone] for unit in units for part in unit.parts}
-    samples = task_samples(manifest, targets, present_in(manifest, used))
+    seen = seen_by_all({name: store.card for name, store in used.items()}) if targets.kind == "dense" else 1.0
+    samples = task_samples(manifest, targets, present_in(manifest, used), seen=seen)
     notes += [str(one) for one in samples.dropped]
+    if samples.kind == "dense":
+        units, more = learnable_units(units, samples)
+        notes += more
 
     draws, more = _draws_of(samples, compare, seed)
     notes += more
@@ -168,7 +173,7 @@ def train_task(
     run.memo.sweep()
     results = run.fit_units(units, k_shot_units, draws, progress)
 
-    metric = metric_of(samples.kind, select.by)
+    metric = metric_of(samples.kind, select.by, samples.spec.box)
     written = Written(samples, notes=notes)
     add_full(written, results)
     run.add_baselines(written, results, baselines, metric, num_shuffles=compare.draws)
@@ -177,8 +182,7 @@ def train_task(
     Predictions.of(task, samples.spec, written.arms).write(paths.predictions)
     about = {
         "task": task,
-        "kind": samples.kind,
-        "classes": list(samples.classes),
+        **samples.spec.to_dict(),
         "metric": metric,
         "seed": seed,
         "num": dict(samples.num),
@@ -229,6 +233,9 @@ def _k_shot_units(
     ]
 
 
+_HAS = {"number": "numbers", "multilabel": "several labels a sample", "dense": "a class at each place"}
+
+
 def _draws_of(
     samples: TaskSamples, compare: CompareOptions, seed: int
 ) -> tuple[dict[int, list[Index]], list[str]]:
@@ -240,7 +247,7 @@ def _draws_of(
         return {}, []
     if samples.kind != "classes":
         return {}, [
-            f"k_shot counts labels a class, and {samples.task!r} has numbers: trained on all labels alone"
+            f"k_shot counts labels a class, and {samples.task!r} has {_HAS[samples.kind]}: trained on all labels alone"
         ]
     train = samples.train
     ids, codes = samples.sample_ids[train].tolist(), samples.truth[train]
@@ -287,7 +294,8 @@ class _Run:
         for parts, group in groupby(units, key=lambda unit: unit.parts):
             rows = self._rows(parts)
             of_features = self.keys.features(rows)
-            if len(parts) == 1 and parts[0] not in screened:
+            # screens look at vectors, one a sample
+            if len(parts) == 1 and parts[0] not in screened and self.samples.kind != "dense":
                 self._screen(parts[0], rows, of_features)
                 screened.add(parts[0])
             with _threads_for(rows):
@@ -396,8 +404,7 @@ def _write_heads(results: Results, samples: TaskSamples, heads_dir: Path) -> Non
         shutil.copytree(fitted.head_dir, folder)
         card = {
             "task": samples.task,
-            "kind": samples.kind,
-            "classes": list(samples.classes),
+            **samples.spec.to_dict(),
             "arm": arm,
             "family": unit.family,
             "params": fitted.candidates[fitted.best]["params"],
