@@ -27,6 +27,41 @@ from embedpipe.transfer.options import (
     TrainedOptions,
 )
 
+TASK_EXAMPLES = """One of each kind:
+
+```yaml
+tasks:
+  species: {on: photos, labels: label} # kind: classes, from a folder a class or a column
+  tags: # any number of labels a sample; lists in Parquet and JSON Lines need no separator
+    on: photos
+    labels: tags.csv
+    column: tags
+    kind: multilabel
+    separator: ";"
+  attributes: {on: photos, labels: [wings, legs, tail], kind: multilabel} # columns of 0, 1 and nothing
+  age: {on: photos, labels: age, kind: number}
+  box: {on: photos, labels: boxes.csv, column: [x, y, w, h], kind: number, box: xywh}
+  parts: # photos/a/1.jpg has its mask in masks/a/1.png
+    on: photos
+    labels: masks/
+    kind: dense
+    classes: {ground: 0, bird: [1, 2]}
+    ignore: [255]
+```
+
+| kind | learned by | metrics, the first selects | what is missing |
+|---|---|---|---|
+| `classes` | every family | balanced accuracy, accuracy, macro F1, AUROC, log loss, Brier, ECE | an empty cell |
+| `multilabel` | every family but svm, lda and centroid | mAP, macro and micro F1, AUROC, log loss | a cell, or one \
+label of a sample |
+| `number` | every family but logistic, svm, lda and centroid | R², MAE, averaged over numbers; mean IoU of boxes | \
+a cell; a sample counts where all its numbers are there |
+| `dense` | conv, on taps that keep the grid (`none`, `grid:k`) | mean IoU, accuracy and macro F1 of places | a sample \
+without a mask, a pixel of `ignore` |
+
+`compare.k_shot` counts labels a class, and is for `classes` alone."""
+
+
 PAGE = Path(__file__).parent / "params.md"
 
 
@@ -58,6 +93,8 @@ def page() -> str:
         parts += ["", f"## {name}{', by name' if by_name else ''}", "", field.description or ""]
         models = list(models_in(field.annotation))
         parts += [line for model in models for line in nested(model, "")]
+        if name == "tasks":
+            parts += ["", TASK_EXAMPLES]
         if not models and field.default is not PydanticUndefined:
             parts += ["", f"Default: `{field.default}`."]
     return "\n".join(parts) + "\n"

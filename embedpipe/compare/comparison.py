@@ -203,8 +203,7 @@ def _task_section(
     if SHUFFLED in baselines and not evidence.has(SHUFFLED, ALL):
         notes.append("no arm with shuffled labels was trained")
     return {
-        "kind": evidence.kind,
-        "classes": list(evidence.classes),
+        **evidence.spec.to_dict(),
         "num": evidence.about["num"],
         "metric": evidence.metric,
         "selected": chosen["best"]["arm"],

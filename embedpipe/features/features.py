@@ -247,7 +247,7 @@ class Features:
         DataError
             If there is no task of classes, or a class has fewer than k.
         """
-        if self.y is None or not self.classes:
+        if self.y is None or not self.classes or self.y.ndim > 1:
             raise DataError("k_shot: expected the targets of a task of classes, found none")
         train = np.flatnonzero(self._is_of_split(["train"]) & self.labelled)
         names = self.take(train).sample_ids

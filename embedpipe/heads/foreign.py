@@ -11,8 +11,10 @@ from typing import Any, Self
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.multioutput import MultiOutputRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils import get_tags
 
 from embedpipe.errors import ConfigError
 from embedpipe.heads import archive
@@ -74,7 +76,10 @@ class _Foreign(Head):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:
-                self.pipeline_ = make_pipeline(*steps, found.set_params(**settings)).fit(rows_ND, training.y)
+                estimator = found.set_params(**settings)
+                if training.y.ndim > 1 and not get_tags(estimator).target_tags.multi_output:
+                    estimator = MultiOutputRegressor(estimator)
+                self.pipeline_ = make_pipeline(*steps, estimator).fit(rows_ND, training.y)
             except (ValueError, TypeError) as error:
                 raise ConfigError(f"{self.estimator}: scikit-learn refused to fit it: {error}") from error
         self.converged_ = not any(issubclass(w.category, ConvergenceWarning) for w in caught)
@@ -137,7 +142,7 @@ class SklearnClassifierHead(_Foreign, ClassifierHead):
 
 
 class SklearnRegressorHead(_Foreign, RegressorHead):
-    """A regressor of scikit-learn.
+    """A regressor of scikit-learn; several numbers are learnt one by one where it takes one alone.
 
     Parameters
     ----------

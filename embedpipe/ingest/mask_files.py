@@ -94,14 +94,15 @@ def mask_targets(
         found_in = f"beside data set {options.on!r}"
     else:
         paths, what, found_in = _in_column(where, options, images, raw, root), raw.words, raw.found_in
-    mapping = {value: code for code, value in enumerate(sorted(options.classes or ()))}
+    of_classes = options.values_of_classes
+    mapping = {value: code for code, values in enumerate(of_classes.values()) for value in values}
     memory = _Memory(memory_path)
     reads = _read_all(where, paths, images, open_source(manifest.source, root), memory, progress)
     occurring = sorted({value for read in reads if read is not None for value in read.values})
     ignored = set(options.ignore) - set(mapping)
     if not mapping:
         mapping = {value: code for code, value in enumerate(v for v in occurring if v not in ignored)}
-    names = tuple(options.classes[value] if options.classes else str(value) for value in sorted(mapping))
+    names = tuple(of_classes or map(str, mapping))
     _refuse_values(where, options, mapping, ignored, reads, images.sample_ids.tolist())
     described = canonical_json(sorted(mapping.items()))
     reads = [read and _coded(read, mapping, again=memory.mapping != described) for read in reads]

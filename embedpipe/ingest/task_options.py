@@ -43,10 +43,10 @@ class TaskOptions(StrictModel):
         description="How four numbers are a box, so that its overlap (mean IoU) is reported: xyxy two corners, xywh a "
         "corner and the size, cxcywh the centre and the size.",
     )
-    classes: dict[int, str] | None = Field(
+    classes: dict[str, int | list[int]] | None = Field(
         default=None,
-        description="For dense: name of each value in the masks; by default every value that occurs is a class of its "
-        "own number.",
+        description="For dense: the value of each class in the masks, or several that are one class; by default every "
+        "value that occurs is a class named by its number.",
     )
     ignore: list[int] = Field(
         default=[255],
@@ -106,6 +106,12 @@ class TaskOptions(StrictModel):
             return None
         return (self.column,) if isinstance(self.column, str) else tuple(self.column)
 
+    @property
+    def values_of_classes(self) -> dict[str, list[int]]:
+        """Values in the masks of each class that is named."""
+        named = self.classes or {}
+        return {name: [one] if isinstance(one, int) else list(one) for name, one in named.items()}
+
     @field_validator("labels", "column")
     @classmethod
     def _some_and_once(cls, value: str | list[str] | None) -> str | list[str] | None:
@@ -152,8 +158,9 @@ class TaskOptions(StrictModel):
         if self.classes is not None:
             if len(self.classes) < 2:
                 raise ValueError(f"classes: expected two classes or more, found {len(self.classes)}")
-            if len(set(self.classes.values())) < len(self.classes):
-                raise ValueError("classes: a name is given twice; name each value once")
-            both = sorted(set(self.classes) & set(self.ignore)) if "ignore" in self.model_fields_set else []
+            values = [value for of_class in self.values_of_classes.values() for value in of_class]
+            if len(set(values)) < len(values):
+                raise ValueError("classes: a value is of two classes; give it to one")
+            both = sorted(set(values) & set(self.ignore)) if "ignore" in self.model_fields_set else []
             if both:
                 raise ValueError(f"value {both[0]} is both a class and ignored; drop it from one of them")

@@ -31,23 +31,41 @@ class Told:
     lead: list[str]
 
 
+_RATES = {
+    "ap": "average precision",
+    "iou": "IoU",
+    "precision": "precision",
+    "recall": "recall",
+    "f1": "F1",
+    "r2": "R²",
+    "mae": "MAE",
+}
+
+
 def class_table(raw: object) -> Table | None:
-    """Precision, recall and F1 of each class, with intervals."""
+    """What is reached on each class, label or number, with intervals: the rates that the rows have."""
     if not isinstance(raw, (list, tuple)) or not raw:
         return None
-    share = get_metric("accuracy")
-    rates = ("precision", "recall", "f1")
+    first = raw[0]
+    what = "number" if "output" in first else "label" if "known" in first else "class"
+    counted = {"support": "places" if "iou" in first else "samples", "known": "known of"}
+    counts = [name for name in counted if name in first]
+    rates = [name for name in _RATES if name in first]
     return Table(
-        head=["class", "samples", "precision", "recall", "F1"],
+        head=[what, *(counted[name] for name in counts), *(_RATES[rate] for rate in rates)],
         rows=[
             [
-                str(row.get("class")),
-                count(row.get("support")),
-                *(share.with_interval(estimate(row.get(rate))) for rate in rates),
+                str(row.get("output") if what == "number" else row.get("class")),
+                *(count(row.get(name)) for name in counts),
+                *(_rate_metric(rate).with_interval(estimate(row.get(rate))) for rate in rates),
             ]
             for row in raw
         ],
     )
+
+
+def _rate_metric(rate: str) -> Metric:
+    return get_metric(rate if rate in ("r2", "mae") else "accuracy")
 
 
 def calibration_table(raw: object) -> Told | None:

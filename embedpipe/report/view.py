@@ -69,7 +69,7 @@ class TaskView:
     kind: str
     metric: Metric
     counts: list[tuple[str, str]]
-    num_classes: str
+    what: str
     selected: str | None
     selected_params: str
     selected_score: str
@@ -214,7 +214,6 @@ def read_task(
     selected = None if raw.get("selected") is None else str(raw["selected"])
     chosen = _selected_score(selected, leaderboard, metric)
     num = raw.get("num") or {}
-    classes = raw.get("classes") or []
     return TaskView(
         name=name,
         anchor=f"task-{index + 1}",
@@ -222,7 +221,7 @@ def read_task(
         kind=str(raw.get("kind") or DASH),
         metric=metric,
         counts=[(part, count(num.get(part))) for part in ("train", "val", "test", "excluded", "missing")],
-        num_classes=count(len(classes)) if classes else "",
+        what=_what(raw),
         selected=selected,
         selected_params=params_text(raw.get("selected_params")),
         selected_score=metric.text(chosen.value),
@@ -294,6 +293,17 @@ def read_card(name: str, raw: Mapping[str, Any]) -> BackboneView:
         num_failed=len(failed),
         failed=failed[:20],
     )
+
+
+def _what(raw: Mapping[str, Any]) -> str:
+    """What is told of a sample: `10 classes`, `a number`, `6 labels`."""
+    kind, classes, outputs = raw.get("kind"), raw.get("classes") or [], raw.get("outputs") or []
+    if kind == "number":
+        return f"{count(len(outputs))} numbers" if outputs else "a number"
+    if not classes:
+        return str(kind or DASH)
+    words = {"multilabel": "labels", "dense": "classes at each place"}
+    return f"{count(len(classes))} {words.get(str(kind), 'classes')}"
 
 
 def _selected_score(selected: str | None, leaderboard: Rows, metric: Metric) -> Estimate:

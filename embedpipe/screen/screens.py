@@ -72,7 +72,7 @@ class Screened:
 def screen_metric(kind: str, by: str) -> str:
     """`by` where winners alone decide it; else the default of the kind, as screens give no probabilities."""
     metric = metric_of(kind, by)
-    if kind == "classes" and metric not in _BY_WINNERS:
+    if (kind == "classes" and metric not in _BY_WINNERS) or metric == "nll":
         return metric_of(kind, "")
     return metric
 

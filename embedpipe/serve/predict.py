@@ -121,7 +121,7 @@ def predict(
 
 def width_of(arm: TrainedArm) -> int:
     """Columns of an arm's scores."""
-    return len(arm.classes) if arm.kind in ("classes", "multilabel") else 1
+    return len(arm.classes) if arm.kind in ("classes", "multilabel") else len(arm.about.get("outputs", "1"))
 
 
 def row_shape(arm: TrainedArm, card: TapCard) -> tuple[int, ...]:
@@ -140,7 +140,7 @@ def scores_of(
     DataError
         If the head was fitted on rows of another length, or kind of target.
     """
-    if arm.kind not in ("classes", "labels", "number"):
+    if arm.kind not in ("classes", "multilabel", "number"):
         raise DataError(
             f"task {arm.task!r}: {arm.arm} answers for every place of a map, which no table of predictions holds; "
             "load the head and ask it for features"

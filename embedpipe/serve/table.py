@@ -27,7 +27,11 @@ def answers_table(names: Sequence[str], answers: Answers) -> pa.Table:
     columns: dict[str, pa.Array] = {"sample_id": pa.array(list(names), pa.string())}
     for answer in answers.answers:
         task, scores = answer.arm.task, answer.scores
-        columns[task] = _said(answer, missing)
+        outputs = answer.arm.about.get("outputs", ())
+        if not outputs:
+            columns[task] = _said(answer, missing)
+        for k, name in enumerate(outputs):
+            columns[f"{task}.{name}"] = pa.array(scores[:, k], pa.float32(), mask=missing)
         for k, name in enumerate(answer.arm.classes):
             columns[f"p({task}={name})"] = pa.array(scores[:, k], pa.float32(), mask=missing)
     columns["error"] = pa.array(answers.errors, pa.string())
@@ -38,7 +42,7 @@ def _said(answer: Answer, missing: np.ndarray) -> pa.Array:
     scores, classes = answer.scores, answer.arm.classes
     if answer.arm.kind == "number":
         return pa.array(scores[:, 0], pa.float32(), mask=missing)
-    if answer.arm.kind == "labels":
+    if answer.arm.kind == "multilabel":
         said = ["|".join(name for name, p in zip(classes, row, strict=True) if p > 0.5) for row in scores]
     else:
         said = [classes[place] for place in np.where(missing[:, None], 0.0, scores).argmax(axis=1)]

@@ -66,7 +66,6 @@ def _weights(grid: int, places: int, inside: float) -> npt.NDArray[np.float64]:
     """What each place of the tap counts at each judged one along an axis, [G, places]: a triangle around its centre."""
     step = places * inside / grid
     centres_G = (np.arange(grid) + 0.5) * step + places * (1 - inside) / 2 - 0.5
-    centres_G = np.clip(centres_G, 0, places - 1)
     apart = np.abs(np.arange(places) - centres_G[:, None]) / max(1.0, step)
     triangle = np.maximum(0.0, 1.0 - apart)
     weights: npt.NDArray[np.float64] = triangle / triangle.sum(axis=1, keepdims=True)

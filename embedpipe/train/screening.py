@@ -16,6 +16,7 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
+from embedpipe.errors import ConfigError
 from embedpipe.features.card import TapCard
 from embedpipe.features.table import PublishedFeatures, open_features
 from embedpipe.heads.rows import Rows
@@ -118,6 +119,11 @@ def screen_task(
         ``backbone``, ``role``, ``tap``, ``depth`` and what `Screened` holds; by backbone, then depth.
     """
     targets = Targets.read(targets_path)
+    if targets.kind == "dense":
+        raise ConfigError(
+            f"task {targets.task!r}: expected a task of a target a sample to rank taps by, found kind dense, whose "
+            "places screens do not look at; train it"
+        )
     stores: dict[str, PublishedFeatures] = {name: open_features(path) for name, path in features.items()}
     fitting, _ = fitting_backbones(targets.task, manifest, stores, None)
     stores = {name: stores[name] for name in fitting}

@@ -155,6 +155,11 @@ def train_task(
     if samples.kind == "dense":
         units, more = learnable_units(units, samples)
         notes += more
+        if seen < 1:
+            notes.append(
+                f"judged on the square in the middle of each image of {seen:.1%} of its shorter side, which every "
+                "backbone sees"
+            )
 
     draws, more = _draws_of(samples, compare, seed)
     notes += more

@@ -49,3 +49,16 @@ def test_the_headline_in_the_readme_is_the_committed_runs():
 def test_the_default_is_as_dvc_reads_it():
     raw = YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text())
     assert set(raw) == set(load_params(ROOT / "params.yaml").model_fields_set)
+
+
+def test_the_example_of_each_kind_of_task_is_one_that_is_read():
+    from typing import get_args
+
+    from embedpipe.ingest.task_options import TaskOptions
+    from embedpipe.manifest.kinds import TaskKind
+    from embedpipe.params import validate
+
+    page = (ROOT / "docs/params.md").read_text(encoding="utf-8")
+    example = YAML(typ="safe").load(page.split("```yaml\n")[1].split("```")[0])
+    kinds = [validate(TaskOptions, raw, name).kind for name, raw in example["tasks"].items()]
+    assert set(kinds) == set(get_args(TaskKind))
