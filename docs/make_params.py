@@ -113,7 +113,9 @@ def transfer_section(description: str) -> list[str]:
         "|---|---|---|",
     ]
     for name, recipe in RECIPES.items():
-        sets = ", ".join(f"{key}: {str(value).replace(chr(39), '')}" for key, value in recipe.defaults.items())
+        sets = ", ".join(
+            f"{key}: {str(value).replace(chr(39), '')}" for key, value in recipe.defaults.items()
+        )
         lines.append(f"| `{name}` | {cell(recipe.says)} | {f'`{sets}`' if sets else ''} |")
     lines += table(ArmOptions, "every arm")
     lines += own_keys(DirectOptions, "direct") + own_keys(FrozenOptions, "frozen")

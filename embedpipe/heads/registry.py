@@ -315,9 +315,13 @@ def fit_grid(
     found = head_class(family, kind)
     extra = {"estimator": family} if family.startswith(SKLEARN) else {}
     params = [{**candidate, **extra} for candidate in candidates]
-    if kind in ("number", "multilabel"):  # which have no classes to weigh, nor a softmax
-        left = ("class_weight", "multi_class")
-        params = [{name: one[name] for name in one if name not in left} for one in params]
+    left = {
+        # no classes to weigh, nor a softmax
+        "number": ("class_weight", "multi_class"),
+        "multilabel": ("class_weight", "multi_class"),
+        "dense": ("class_weight", "pool"),
+    }.get(kind, ())
+    params = [{name: one[name] for name in one if name not in left} for one in params]
     return list(
         found.fit_grid(
             params,

@@ -98,7 +98,7 @@ def _numbers(where: str, options: TaskOptions, sample_ids: Sequence[str], raw: R
         partly = sum(None in row and row != (None,) * len(row) for row in zip(*parsed, strict=True))
         if partly:
             notes.append(
-                f"{partly:,} samples have some of the {len(parsed)} numbers alone and count as missing"
+                f"{partly:,} sample{'s have' if partly > 1 else ' has'} some of the {len(parsed)} numbers alone: missing"
             )
     spec = TargetSpec("number", outputs=outputs, box=options.box)
     return Converted(spec, labels, raw.words, raw.found_in, notes)

@@ -140,6 +140,10 @@ def _in_folder(where: str, options: TaskOptions, images: Manifest, root: Path) -
                 )
             by_stem[stem] = path
     stems = [_stem(str(locator)) for locator in images.locators]
+    if not any(stem in by_stem for stem in stems):
+        # of a table of images/1.png, images/2.png ... masks may lie below their folder alone
+        shared = os.path.commonpath([os.path.dirname(stem) for stem in stems] or [""])
+        stems = [stem.removeprefix(f"{shared}/") if shared else stem for stem in stems]
     found = [by_stem.get(stem) for stem in stems]
     if not any(found):
         example, there = (stems[0] if stems else ""), ", ".join(map(repr, sorted(by_stem)[:3])) or "none"

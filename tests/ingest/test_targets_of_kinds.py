@@ -92,7 +92,7 @@ def test_several_columns_of_numbers_are_one_target_and_count_where_all_are_there
     table(project, {"x": [1.5, 2, 3, 4] * 2, "y": [1, None, 3, 5] * 2}, suffix)
     summary = project.targets(labels=["x", "y"], kind="number")
     assert summary.outputs == ["x", "y"] and summary.num["missing"] == 2
-    assert "2 samples have some of the 2 numbers alone" in summary.notes[0]
+    assert "2 samples have some of the 2 numbers alone: missing" in summary.notes[0]
     np.testing.assert_array_equal(truth(project)[1][:3], [[1.5, 1], [np.nan, np.nan], [3, 3]])
 
 

@@ -95,8 +95,9 @@ def make(root):
             "ridge": {"alpha": [10.0]},
             "logistic": {"C": [0.1]},
             "knn": {"k": [5]},
-            "conv": {"epochs": [5], "hidden": [8]},
+            "conv": {"epochs": [60], "lr": [0.01], "hidden": [8]},
         },
+        "transfer": {},
         "baselines": ["majority", "shuffled_labels", "pixels"],
         "select": {"on": "val", "by": "balanced_accuracy"},
         "compare": {"k_shot": [3, "all"], "draws": 2},
@@ -167,13 +168,13 @@ def test_k_shot_is_left_to_classes_and_a_note_says_so(kinds):
 def test_predictions_of_places_are_codes_on_the_judged_grid_and_hold_no_targets(kinds):
     predictions = Predictions.read(kinds / "data/predictions/parts.parquet")
     assert predictions.spec.grid == 8 and predictions.spec.seen == 1.0
-    scores = predictions.scores("conv@net/block2").scores
+    scores = predictions.scores("conv@net/block2.none").scores
     assert scores.shape[2] == 64 and set(np.unique(scores)) <= {0.0, 1.0}
     assert predictions.table.column_names == ["task", "arm", "k_shot", "draw", "sample_id", "split", "scores"]
 
 
 def test_a_head_on_a_grid_that_is_judged_finds_the_box(kinds):
-    (row,) = [row for row in rows_of(kinds, "parts") if row["arm"] == "conv@pixels/pixels"]
+    (row,) = [row for row in rows_of(kinds, "parts") if row["arm"] == "conv@pixels/pixels.none"]
     assert row["val"]["mean_iou"]["value"] > 0.6
 
 
