@@ -19,7 +19,7 @@ from embedpipe.ingest.task_options import TaskOptions
 from embedpipe.manifest.kinds import TargetSpec
 from embedpipe.sources.base import Label
 
-_TRUE, _FALSE = frozenset({"1", "true"}), frozenset({"0", "false"})
+_TRUE, _FALSE = frozenset({"1", "1.0", "true"}), frozenset({"0", "0.0", "false"})
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,8 @@ def converted(where: str, options: TaskOptions, sample_ids: Sequence[str], raw: 
         return Converted(TargetSpec("classes", tuple(classes)), names, raw.words, raw.found_in)
     if options.kind == "number":
         return _numbers(where, options, sample_ids, raw)
-    if len(raw.names) > 1:
+    named = options.labels if options.table is None else options.column
+    if isinstance(named, list):
         return _columns_of_labels(where, sample_ids, raw)
     return _lists_of_labels(where, options, sample_ids, raw)
 
@@ -97,9 +98,8 @@ def _numbers(where: str, options: TaskOptions, sample_ids: Sequence[str], raw: R
         labels = [None if None in row else list(row) for row in zip(*parsed, strict=True)]
         partly = sum(None in row and row != (None,) * len(row) for row in zip(*parsed, strict=True))
         if partly:
-            notes.append(
-                f"{partly:,} sample{'s have' if partly > 1 else ' has'} some of the {len(parsed)} numbers alone: missing"
-            )
+            who = "1 sample has" if partly == 1 else f"{partly:,} samples have"
+            notes.append(f"{who} some of the {len(parsed)} numbers alone: missing")
     spec = TargetSpec("number", outputs=outputs, box=options.box)
     return Converted(spec, labels, raw.words, raw.found_in, notes)
 
@@ -186,7 +186,8 @@ def _lists_of_labels(
         else:
             raise DataError(
                 f"{where}: expected lists of labels in {raw.words} of {raw.found_in}, found {value!r} for "
-                f"{sample_id!r}; give {where}.separator if labels stand in one text, or list columns of 0 and 1"
+                f"{sample_id!r}; give {where}.separator if labels stand in one text, or write columns of 0 and 1 as a "
+                "list"
             )
     classes = tuple(sorted({name for one in sets if one is not None for name in one}, key=natural))
     if not classes and any(one is not None for one in sets):

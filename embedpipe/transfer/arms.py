@@ -122,7 +122,7 @@ def fit_trained(folder: Path, job: Job, options: TrainedOptions, start: Start) -
     samples = job.setting.samples
     seed = seed_of(job.seed, 0, 0)
     alphas = options.alphas or (None,)
-    metric = metric_of(samples.kind, job.setting.by)
+    metric = metric_of(samples.kind, job.setting.by, samples.spec.box)
     candidates: list[dict[str, Any]] = []
     kept: list[tuple[State, Float]] = []
     said: dict[str, Any] = {}
@@ -251,7 +251,9 @@ def fit_direct(folder: Path, job: Job, options: DirectOptions, source_nZ: Float)
         shown = direct.mapped(source_nZ[samples.val].astype(np.float64), assigned_ZK).astype(np.float32)
         found = _finite(job.setting.judge(shown, samples.val))
         candidates.append({"params": params, "val": found, "converged": True})
-    best = best_of([one["val"] for one in candidates], metric_of(samples.kind, job.setting.by))
+    best = best_of(
+        [one["val"] for one in candidates], metric_of(samples.kind, job.setting.by, samples.spec.box)
+    )
     assigned_ZK = maps[best or 0][1]
     scores_PK = direct.mapped(source_nZ[samples.predicted].astype(np.float64), assigned_ZK)
     codes = samples.truth[samples.train]

@@ -70,7 +70,7 @@ class Setting:
 
     def judge(self, shown: Float, places: Index) -> dict[str, float]:
         """Metrics of what is said of labelled samples."""
-        return point_metrics(self.samples.kind, self.samples.truth[places], shown)
+        return point_metrics(self.samples.kind, self.samples.truth[places], shown, self.samples.spec.box)
 
 
 def train_network(
@@ -105,7 +105,7 @@ def train_network(
     truth = samples.truth[labelled]
     plan = plan_of(options, len(labelled), rate, setting.device, by_validation, where)
     recipe = recipe_of(options, model, plan.epochs, input_shape, where)
-    metric = metric_of(samples.kind, setting.by)
+    metric = metric_of(samples.kind, setting.by, samples.spec.box)
 
     def score(scored: Any) -> float:
         shown = setting.say(scored, samples.val)

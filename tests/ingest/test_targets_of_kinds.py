@@ -85,6 +85,12 @@ def test_columns_of_0_and_1_are_labels_each_of_which_may_be_unknown(project: Any
     np.testing.assert_array_equal(truth(project)[1][:4], [[1, 1], [0, 0], [np.nan, 0], [1, np.nan]])
 
 
+def test_one_column_of_0_and_1_is_a_label_where_it_is_written_as_a_list(project: Any) -> None:
+    table(project, {"wings": ["1.0", "0.0", "1", "1", "", "1", "0", "0"]}, "csv")
+    assert project.targets(labels=["wings"], kind="multilabel").classes == ["wings"]
+    np.testing.assert_array_equal(truth(project)[1][:4, 0], [1, 0, 1, 1])
+
+
 @pytest.mark.parametrize("suffix", ["parquet", "csv"])
 def test_several_columns_of_numbers_are_one_target_and_count_where_all_are_there(
     project: Any, suffix: str
@@ -256,6 +262,16 @@ def test_masks_of_a_palette_are_their_indices_and_equal_channels_are_one(masked:
             grey = grey.convert("RGB")
         grey.save(path)
     assert masked.targets(labels="masks/", kind="dense").classes == ["0", "3"]
+
+
+def test_values_of_16_bits_are_read_where_classes_name_them(masked: Any) -> None:
+    for path in (masked.root / "masks").rglob("*.png"):
+        values = np.asarray(Image.open(path)).astype(np.uint16)
+        Image.fromarray(np.where(values == 255, 60000, values * 1000).astype(np.uint16)).save(path)
+    summary = masked.targets(labels="masks/", kind="dense", classes={"a": 0, "b": 3000}, ignore=[60000])
+    cells = Targets.read(masked.targets_dir / "open.parquet").masks().cells
+    codes = np.unique([decode_mask(cell) for cell in cells if cell is not None])
+    assert summary.classes == ["a", "b"] and codes.tolist() == [0, 1, 255]
 
 
 def spoil(masked: Any, image: Image.Image, name: str = "cat/001.png") -> None:

@@ -121,3 +121,20 @@ def test_losses_are_turned_round_before_they_are_ranked():
 def test_two_taps_are_too_few_to_audit():
     found = audit(made([0.1, 0.2]), {("net", "t0"): 0.5, ("net", "t1"): 0.6}, "accuracy")
     assert found["screens"]["knn"]["kendall"] is None
+
+
+def test_labels_are_screened_by_a_metric_of_ranks_and_what_is_unknown_is_left_out():
+    rng = np.random.default_rng(5)
+    X = rng.normal(size=(80, 4)).astype(np.float32)
+    labels = (X[:, :2] > 0).astype(float)
+    labels[::5, 1] = np.nan
+    found = screen(X, labels, kind="multilabel", num_classes=2, by="nll")
+    assert found.metric == "map" and found.ridge > 0.9 and found.knn > 0.8
+    noise = screen(X, rng.permutation(labels), kind="multilabel", num_classes=2)
+    assert noise.ridge < found.ridge and noise.logme < found.logme
+
+
+def test_several_numbers_are_screened_together():
+    rng = np.random.default_rng(6)
+    X = rng.normal(size=(60, 4)).astype(np.float32)
+    assert screen(X, X[:, :2] * [1, 100], kind="number").ridge > 0.99
