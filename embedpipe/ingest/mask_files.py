@@ -1,4 +1,4 @@
-"""Masks of a task: find the file of each sample, check it against its image, and turn its pixels into codes.
+"""Masks of a task: read the file of each sample, check it against its image, and turn its pixels into codes.
 
 Reads masks and the images that they lie over; what was read is remembered in the working folder by size and
 modification time, so that a mask that has not changed is not opened again. Knows nothing of grids.
@@ -8,7 +8,7 @@ modification time, so that a mask that has not changed is not opened again. Know
 
 from __future__ import annotations
 
-import os
+import io
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from embedpipe.errors import DataError, UnreadableSample
 from embedpipe.ingest.converted import Converted
-from embedpipe.ingest.labels import text_of
+from embedpipe.ingest.mask_paths import LOSSY, masks_in_column, masks_in_folder
 from embedpipe.ingest.raw import RawLabels
 from embedpipe.ingest.task_options import TaskOptions
 from embedpipe.manifest.files import read_parquet, write_parquet
@@ -29,12 +29,10 @@ from embedpipe.manifest.kinds import TargetSpec
 from embedpipe.manifest.masks import IGNORED, MOST_CLASSES, encode_mask
 from embedpipe.manifest.table import Manifest
 from embedpipe.progress import Progress, silent
-from embedpipe.sources.base import Source, open_source
+from embedpipe.sources.base import SPOOL, Source, open_source
+from embedpipe.sources.places import Files, suffix_of
 from embedpipe.spec import canonical_json
 
-SUFFIXES = (".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
-"""Formats that keep every value as it is."""
-_LOSSY = (".jpg", ".jpeg")
 _NUM_THREADS = 8
 _CHUNK = 256
 _MEMORY_VERSION = 1
@@ -88,16 +86,20 @@ def mask_targets(
         raise DataError(
             f"{where}: expected a data set of images for kind dense, found {options.on!r} of texts"
         )
-    images = manifest.of("image")
+    images, files = manifest.of("image"), Files(manifest.source.get("storage") or {})
     if raw is None:
-        paths, what = _in_folder(where, options, images, root), f"folder {options.folder!r}"
+        paths, what = masks_in_folder(where, options, images, files, root), f"folder {options.folder!r}"
         found_in = f"beside data set {options.on!r}"
     else:
-        paths, what, found_in = _in_column(where, options, images, raw, root), raw.words, raw.found_in
+        paths = masks_in_column(where, options, images, raw, root)
+        what, found_in = raw.words, raw.found_in
     of_classes = options.values_of_classes
     mapping = {value: code for code, values in enumerate(of_classes.values()) for value in values}
     memory = _Memory(memory_path)
-    reads = _read_all(where, paths, images, open_source(manifest.source, root), memory, progress)
+    source = open_source(
+        manifest.source, root, spool=None if memory_path is None else memory_path.parent / SPOOL
+    )
+    reads = _read_all(where, paths, images, source, files, memory, progress)
     occurring = sorted({value for read in reads if read is not None for value in read.values})
     ignored = set(options.ignore) - set(mapping)
     if not mapping:
@@ -119,78 +121,12 @@ def mask_targets(
     )
 
 
-def _in_folder(where: str, options: TaskOptions, images: Manifest, root: Path) -> list[Path | None]:
-    """The mask of each image: of the same path below the folder, whatever its suffix."""
-    assert options.folder is not None
-    folder = (root / Path(options.folder).expanduser()).resolve()
-    if not folder.is_dir():
-        raise DataError(
-            f"{where}.labels: expected a folder of masks, found no folder {folder}; relative paths start at params.yaml"
-        )
-    by_stem: dict[str, Path] = {}
-    for parent, _, names in os.walk(folder):
-        for name in sorted(names):
-            path = Path(parent, name)
-            if name.startswith(".") or path.suffix.lower() not in SUFFIXES + _LOSSY:
-                continue
-            stem = path.relative_to(folder).with_suffix("").as_posix()
-            if stem in by_stem:
-                raise DataError(
-                    f"{where}: expected one mask a sample, found {by_stem[stem].name} and {name} in {parent}"
-                )
-            by_stem[stem] = path
-    stems = [_stem(str(locator)) for locator in images.locators]
-    if not any(stem in by_stem for stem in stems):
-        # of a table of images/1.png, images/2.png ... masks may lie below their folder alone
-        shared = os.path.commonpath([os.path.dirname(stem) for stem in stems] or [""])
-        stems = [stem.removeprefix(f"{shared}/") if shared else stem for stem in stems]
-    found = [by_stem.get(stem) for stem in stems]
-    if not any(found):
-        example, there = (stems[0] if stems else ""), ", ".join(map(repr, sorted(by_stem)[:3])) or "none"
-        raise DataError(
-            f"{where}.labels: expected masks named as the images, such as {example + '.png'!r}, found {there} in "
-            f"{folder}"
-        )
-    return found
-
-
-def _stem(locator: str) -> str:
-    return Path(locator.removeprefix("image:")).with_suffix("").as_posix()
-
-
-def _in_column(
-    where: str, options: TaskOptions, images: Manifest, raw: RawLabels, root: Path
-) -> list[Path | None]:
-    if options.masks is not None:
-        folder = root / Path(options.masks).expanduser()
-    elif raw.folder is not None:
-        folder = raw.folder
-    else:
-        folder = _source_folder(images.source, root)
-    texts = [text_of(value) for value in raw.columns[0]]
-    paths = [None if text is None else (folder / Path(text).expanduser()).resolve() for text in texts]
-    absent = [path for path in paths if path is not None and not path.is_file()]
-    if absent:
-        raise DataError(
-            f"{where}: expected a mask at each path in {raw.words}, found no file at {len(absent):,} of them "
-            f"({', '.join(map(str, absent[:3]))}); correct them, or name the folder they start at with {where}.masks"
-        )
-    return paths
-
-
-def _source_folder(source: Mapping[str, Any], root: Path) -> Path:
-    """Where the paths of a data set start."""
-    if source.get("images"):
-        return (root / Path(source["images"]).expanduser()).resolve()
-    path = (root / Path(source.get("path") or ".").expanduser()).resolve()
-    return path if path.is_dir() else path.parent
-
-
 def _read_all(
     where: str,
-    paths: Sequence[Path | None],
+    paths: Sequence[str | None],
     images: Manifest,
     source: Source,
+    files: Files,
     memory: _Memory,
     progress: Progress,
 ) -> list[_Read | None]:
@@ -207,16 +143,14 @@ def _read_all(
         if path is None:
             return None
         try:
-            stat = path.stat()
-            stamp = f"{stat.st_size} {stat.st_mtime_ns} {keys[place].hex()}"
-            known = memory.known.get(str(path))
-            return (
-                known
-                if known is not None and known.stamp == stamp
-                else _read(path, stamp, source, locators[place])
-            )
-        except UnreadableSample as error:
-            return f"{where}: {path}: the mask of {ids[place]!r}: {error}"
+            info = files.info(path)
+            stamp, known = f"{info.stamp} {keys[place].hex()}", memory.known.get(path)
+            if known is not None and known.stamp == stamp and info.stamp:
+                return known
+            return _read(path, stamp, source, files, locators[place])
+        except (UnreadableSample, FileNotFoundError) as error:
+            reason = str(error) if isinstance(error, UnreadableSample) else "no such file"
+            return f"{where}: {path}: the mask of {ids[place]!r}: {reason}"
 
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
         for start in range(0, len(paths), _CHUNK):
@@ -228,7 +162,7 @@ def _read_all(
     return reads
 
 
-def _read(path: Path, stamp: str, source: Source, locator: str) -> _Read:
+def _read(path: str, stamp: str, source: Source, files: Files, locator: str) -> _Read:
     """One mask with the values as they are.
 
     Raises
@@ -236,7 +170,7 @@ def _read(path: Path, stamp: str, source: Source, locator: str) -> _Read:
     UnreadableSample
         With the reason.
     """
-    values_HW = read_values(path)
+    values_HW = read_values(path, files)
     image = source.read(locator)
     assert not isinstance(image, str)
     if values_HW.shape != (image.height, image.width):
@@ -247,7 +181,7 @@ def _read(path: Path, stamp: str, source: Source, locator: str) -> _Read:
     return _Read(stamp, tuple(np.unique(values_HW).tolist()), encode_mask(values_HW))
 
 
-def read_values(path: Path) -> npt.NDArray[Any]:
+def read_values(path: str, files: Files) -> npt.NDArray[Any]:
     """Values of a mask file, uint8 or uint16 [H, W]: indices of a palette, or grey values.
 
     Raises
@@ -257,14 +191,14 @@ def read_values(path: Path) -> npt.NDArray[Any]:
     """
     from PIL import Image
 
-    if path.suffix.lower() in _LOSSY:
+    if suffix_of(path) in LOSSY:
         raise UnreadableSample(
             "expected a format that keeps values, such as PNG, found JPEG; export it again"
         )
     try:
-        with Image.open(path) as image:
-            image.load()
-            values = np.asarray(image)
+        values = np.asarray(Image.open(io.BytesIO(files.fetch(path))))
+    except UnreadableSample:
+        raise
     except Exception as error:  # decoders raise whatever they like
         raise UnreadableSample(f"expected an image file, found one that cannot be read ({error})") from error
     if values.ndim == 3 and (values[..., :1] == values[..., : min(3, values.shape[2])]).all():
@@ -326,9 +260,9 @@ class _Memory:
             except (DataError, OSError, KeyError, pa.ArrowException):
                 self.known = {}
 
-    def keep(self, reads: Sequence[_Read | None], paths: Sequence[Path | None], mapping: str) -> None:
+    def keep(self, reads: Sequence[_Read | None], paths: Sequence[str | None], mapping: str) -> None:
         """Keep what is known now in place of what was known before."""
-        by_path = {str(path): read for path, read in zip(paths, reads, strict=True) if read is not None}
+        by_path = {path: read for path, read in zip(paths, reads, strict=True) if read is not None and path}
         if self.path is None or (by_path, mapping) == (self.known, self.mapping):
             return
         rows = [(name, one.stamp, list(one.values), one.cell, one.codes) for name, one in by_path.items()]
@@ -349,8 +283,6 @@ def _coded(read: _Read, mapping: Mapping[int, int], *, again: bool) -> _Read:
 
 
 def _values_of(cell: bytes) -> npt.NDArray[Any]:
-    import io
-
     from PIL import Image
 
     return np.asarray(Image.open(io.BytesIO(cell))).astype(np.int64)

@@ -17,6 +17,7 @@ from embedpipe.ingest.task_options import TaskOptions
 from embedpipe.manifest.table import Manifest
 from embedpipe.params import did_you_mean
 from embedpipe.sources.base import Label
+from embedpipe.sources.places import locate, parent_of
 from embedpipe.sources.rows import Rows, read_rows
 
 ID_COLUMNS = ("sample_id", "id")
@@ -34,15 +35,15 @@ class RawLabels:
         Values of each; None where there is no row.
     found_in : str
         Where they were found, for messages.
-    folder : Path or None
-        Folder of the table, where they lie in one of their own.
+    folder : str or None
+        Folder or address of the table, where they lie in one of their own.
     notes : list of str
     """
 
     names: tuple[str, ...]
     columns: tuple[list[Label], ...]
     found_in: str
-    folder: Path | None
+    folder: str | None
     notes: list[str]
 
     @property
@@ -66,10 +67,10 @@ def raw_labels(
     by_id: dict[str, tuple[Label, ...]]
     folder = None
     if options.table is not None:
-        rows = read_rows((root / Path(options.table).expanduser()).resolve())
+        rows = read_rows(locate(root, options.table))
         known_ids = set(own["sample_id"].to_pylist())
         names, by_id = _from_table(where, task, options, rows, known_ids, notes)
-        found_in, folder = str(rows.path), rows.path.parent
+        found_in, folder = rows.path, parent_of(rows.path)
     else:
         names, found_in = options.label_columns, f"data set {options.on!r}"
         columns = [name for name in own.column_names if name != "sample_id"]
