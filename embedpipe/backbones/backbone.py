@@ -203,6 +203,14 @@ class Backbone:
             )
         return model
 
+    def trainable(self, tap_specs: Sequence[TapSpec]) -> nn.Module:
+        """A copy of the part of the module that these taps need, whose every weight may be trained.
+
+        From what `normalise` gives to a dict of features by tap name; `finish` is still to be done. In eval mode. A
+        model that is tapped as it runs is whole, below ``module``: what lies behind the deepest tap is never reached.
+        """
+        return copy.deepcopy(self._upto(tap_specs)).requires_grad_(True)
+
     def finish(self, features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """What is done to features behind the taps."""
         return self._output.apply(features)

@@ -7,7 +7,6 @@ Takes uint8 pixels, as they are decoded; gives the head's outputs. Knows nothing
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -64,10 +63,12 @@ class LiveModel(nn.Module):
 
     Attributes
     ----------
-    body : GraphModule
-        The backbone up to the deepest tap; its layers have the backbone's own names.
+    body : Module
+        The backbone up to the deepest tap.
+    trunk : str
+        Name of the part below which layers have the backbone's own names.
     blocks, tail : tuple of str
-        Names, below `body`, of the backbone's blocks that are in use, and of what lies behind the last of them.
+        Names, below the trunk, of the backbone's blocks that are in use, and of what lies behind the last of them.
     row_shape : tuple of int or None
     """
 
@@ -79,10 +80,17 @@ class LiveModel(nn.Module):
         row_shape: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
-        self.body = copy.deepcopy(backbone.truncated(tap_specs)).requires_grad_(True)
+        self.body = backbone.trainable(tap_specs)
         self.head = head.requires_grad_(True)
-        self.blocks, self.tail = _parts_of(self.body, backbone.blocks)
         self._normalise, self._finish = backbone.normalise, backbone.finish
+        if isinstance(self.body, fx.GraphModule):
+            self.trunk = BODY
+            self.blocks, self.tail = _parts_of(self.body, backbone.blocks)
+        else:
+            self.trunk = f"{BODY}.module"
+            pixels_2CHW = torch.zeros((2, *backbone.input_shape), dtype=torch.uint8)
+            _freeze_unreached(self.body, self._normalise(pixels_2CHW))
+            self.blocks, self.tail = _parts_in_order(self.get_submodule(self.trunk), backbone.blocks)
         self._taps = tuple(spec.name for spec in tap_specs)
         self.row_shape = row_shape
         self._channels_last = any(isinstance(part, nn.Conv2d) for part in self.body.modules())
@@ -135,6 +143,27 @@ def _parts_of(body: fx.GraphModule, blocks: Sequence[str]) -> tuple[tuple[str, .
     inside = [place for place, name in enumerate(order) if block_of(name) is not None]
     behind = order[inside[-1] + 1 :] if inside else []
     return tuple(used), tuple(dict.fromkeys(name for name in behind if held[name]))
+
+
+def _freeze_unreached(body: nn.Module, x_NCHW: torch.Tensor) -> None:
+    """Take what lies behind the deepest tap out of training: weights that no gradient comes to."""
+    torch.stack([features.sum() for features in body(x_NCHW).values()]).sum().backward()  # type: ignore[no-untyped-call, unused-ignore]
+    for value in body.parameters():
+        value.requires_grad_(value.grad is not None)
+        value.grad = None
+
+
+def _parts_in_order(module: nn.Module, blocks: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The same of a model that is no graph: its children stand in the order in which they were made."""
+
+    def learns(name: str) -> bool:
+        return any(value.requires_grad for value in module.get_submodule(name).parameters())
+
+    used = [block for block in blocks if learns(block)]
+    children = [name for name, _ in module.named_children()]
+    holders = [children.index(block.split(".")[0]) for block in used]
+    behind = children[max(holders) + 1 :] if holders else []
+    return tuple(used), tuple(name for name in behind if learns(name))
 
 
 def _holds_weights(body: fx.GraphModule, name: str) -> bool:

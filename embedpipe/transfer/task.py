@@ -190,9 +190,10 @@ class _Run:
 
     def _add_on(self, name: str, options: ArmOptions, backbone: str, device: torch.device) -> None:
         opened = self._open(backbone)
-        if not opened.backbone.is_traced and not isinstance(options, DirectOptions):
+        if isinstance(options, DirectOptions) and not opened.backbone.is_traced:
             self.notes.append(
-                f"transfer.{name} is left out on {backbone}: only models of torchvision and glyphnet can be trained on"
+                f"transfer.{name} is left out on {backbone}: only models of torchvision and glyphnet are opened with "
+                "their classifiers"
             )
             return
         job = fits.Job(

@@ -160,16 +160,16 @@ def recipe_of(
     ConfigError
         If a layer does not exist, or the backbone has no blocks that rates or phases could follow.
     """
-    blocks = [f"{BODY}.{name}" for name in model.blocks]
-    top = [HEAD, *(f"{BODY}.{name}" for name in model.tail)]
+    blocks = [f"{model.trunk}.{name}" for name in model.blocks]
+    top = [HEAD, *(f"{model.trunk}.{name}" for name in model.tail)]
     if (options.decay is not None or options.gradual) and not blocks:
         raise ConfigError(
             f"{where}: rates and phases by depth need a backbone with blocks, and this one has none up to the tap; "
             "name `layers` instead"
         )
     if options.layers is not None:
-        check_names(model.body, options.layers, f"{where}.layers: up to its tap")
-        phases = surgical(epochs, [HEAD, *(f"{BODY}.{name}" for name in options.layers)])
+        check_names(model.get_submodule(model.trunk), options.layers, f"{where}.layers: up to its tap")
+        phases = surgical(epochs, [HEAD, *(f"{model.trunk}.{name}" for name in options.layers)])
     elif options.gradual:
         phases = gradual(epochs, blocks, top)
     elif options.first is not None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional as F
 
 from embedpipe.backbones import BackboneOptions, load_backbone
 from embedpipe.errors import ConfigError, ProbeMismatch, SpecMismatch
@@ -13,6 +14,7 @@ from embedpipe.features.card import BackboneCard
 from embedpipe.manifest.kinds import TargetSpec
 from embedpipe.sources.decode import DECODER
 from embedpipe.spec import BackboneSpec
+from embedpipe.training import TensorSamples, TrainingPlan, deterministic, fit
 from embedpipe.transfer.agreement import as_stored, check_agreement, relative_error
 from embedpipe.transfer.images import Augmentation, Images
 from embedpipe.transfer.live import LiveModel, new_head
@@ -75,6 +77,32 @@ def test_parts_of_a_torchvision_model_are_its_stages():
     factors = {name: recipe.phases[0].factor(name) for name, _ in model.named_parameters()}
     assert factors["body.conv1.weight"] == 1 / 16 and factors["body.layer3.1.conv2.weight"] == 1 / 2
     assert factors["head.net.weight"] == 1.0
+
+
+def test_a_model_that_is_tapped_as_it_runs_is_trained_up_to_its_tap():
+    pytest.importorskip("timm")
+    backbone = opened("timm:test_vit", taps={"blocks.2": ["cls"]})
+    model = live(backbone)
+    pixels = torch.stack([backbone.pixels(image) for image in images(2)])
+    expected = backbone.forward(backbone.tap_specs())(pixels)
+    with torch.no_grad():
+        assert all(torch.equal(value, expected[name]) for name, value in model.features(pixels).items())
+    assert model.blocks == ("blocks.0", "blocks.1", "blocks.2")
+    trained = {name for name, value in model.named_parameters() if value.requires_grad}
+    assert not [name for name in trained if name.startswith("body.module.blocks.3")]
+    assert {
+        "body.module.patch_embed.proj.weight",
+        "body.module.blocks.2.mlp.fc2.weight",
+        "head.net.bias",
+    } <= trained
+    recipe = recipe_of(transfer_options("surgical", {"layers": ["blocks.1"]}), model, 1, (3, 160, 160), "x")
+    with deterministic(0) as generator:
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        samples = TensorSamples(pixels, torch.tensor([0, 1]))
+        fit(model, samples, TrainingPlan(1, batch=2), F.cross_entropy, generator, recipe=recipe)
+    moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved and {name.split(".")[0] for name in moved} == {"body", "head"}
+    assert all(name.startswith(("head.", "body.module.blocks.1.")) for name in moved)
 
 
 def test_recipes_turn_into_phases_over_the_layers_of_this_network():
