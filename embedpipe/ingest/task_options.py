@@ -17,7 +17,7 @@ class TaskOptions(StrictModel):
     labels: str | list[str] = Field(
         description="A label column of the data set, several as a list, or a table of its own (.csv, .tsv, .parquet, "
         ".jsonl) with ids. For dense: a column of paths to masks, such a table, or a folder of masks whose paths are "
-        "those of the images, written with a slash (masks/).",
+        "those of the images, written with a slash (masks/), or its address.",
     )
     column: str | list[str] | None = Field(
         default=None,

@@ -317,3 +317,17 @@ def test_masks_that_teach_nothing_or_are_not_there_are_refused(masked: Any) -> N
     Image.new("L", (6, 6)).save(masked.root / "masks/cat/001.jpg")
     with pytest.raises(DataError, match="expected a format that keeps values, such as PNG, found JPEG"):
         masked.targets(labels="masks/", kind="dense")
+
+
+def test_masks_at_an_address_are_those_here(masked: Any) -> None:
+    import fsspec
+
+    masked.targets(labels="masks/", kind="dense")
+    here = masked.outputs()
+    memory = fsspec.filesystem("memory")
+    if memory.exists("/far"):
+        memory.rm("/far", recursive=True)
+    for path in (masked.root / "masks").rglob("*.png"):
+        memory.pipe(f"/far/{path.relative_to(masked.root / 'masks').as_posix()}", path.read_bytes())
+    masked.targets(labels="memory://far", kind="dense")
+    assert masked.outputs() == here
