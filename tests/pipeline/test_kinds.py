@@ -235,3 +235,11 @@ def test_taps_are_ranked_for_labels_and_a_dense_task_is_refused_in_one_sentence(
     assert cli(kinds, "rank", "marks")[0] == 0
     code, _, err = cli(kinds, "rank", "parts")
     assert code == 2 and "found kind dense, whose places screens do not look at" in err
+
+
+def test_new_inputs_are_told_their_labels_and_their_box(kinds, cli):
+    code, out, _ = cli(kinds, "predict", "images/00.png", "--task", "tags", "--task", "box")
+    (row,) = csv.DictReader(out.splitlines())
+    assert code == 0 and {"tags", "p(tags=red)", "box.x", "box.w"} <= set(row)
+    code, _, err = cli(kinds, "predict", "images/00.png", "--task", "parts")
+    assert code == 2 and "answers for every place of a map" in err
