@@ -283,10 +283,17 @@ class HookedModel:
         return Tapped(self.module, self._call, sites, self._longest)
 
     def compiled(self, model: nn.Module) -> nn.Module:
-        """Let `torch.compile` make kernels for the blocks: hooks stand outside of them."""
+        """Let `torch.compile` make kernels for the blocks, each on its own: hooks stand outside of them.
+
+        A block with a tap inside is computed as it is.
+        """
         assert isinstance(model, Tapped)
+        tapped = [place.removeprefix(BEFORE) for place in model.places]
         for name in self.block_names:
-            model.module.get_submodule(self._nodes[name].place.removeprefix(BEFORE)).compile()
+            path = self._nodes[name].place.removeprefix(BEFORE)
+            part = model.module.get_submodule(path)
+            if not any(place.startswith(f"{path}.") for place in tapped):
+                part.forward = torch.compile(part.forward)
         return model
 
     def _norm_of(self, node: _Node, where: str = "backbones") -> str | None:
@@ -366,6 +373,11 @@ class Tapped(nn.Module):
     def __init__(self, module: nn.Module, call: Call, sites: dict[str, list[_Wanted]], longest: int) -> None:
         super().__init__()
         self.module, self._call, self._sites, self._longest = module, call, sites, longest
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Paths of the modules that are listened to."""
+        return tuple(self._sites)
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         num, mask_NL = len(x), None

@@ -124,6 +124,18 @@ def test_a_row_has_the_same_bits_whatever_stands_beside_it(open_bert, precision)
         assert all(np.array_equal(rows[0], row) for row in rows[1:])
 
 
+def test_compiled_blocks_give_the_same_features(open_bert, monkeypatch):
+    real, compiled = torch.compile, []
+    monkeypatch.setattr(torch, "compile", lambda part: compiled.append(1) or real(part, backend="eager"))
+    backbone = open_bert({"blocks": ["mean_tokens"], "encoder.layer.2.attention": ["cls"]})
+    x = staged(backbone, TEXTS)
+    fast = backbone.forward(backbone.tap_specs(), compiled=True)(x)
+    plain = backbone.forward(backbone.tap_specs())(x)
+    assert len(compiled) == 2  # the third has a tap inside
+    for tap, values in plain.items():
+        torch.testing.assert_close(fast[tap], values, rtol=1e-4, atol=1e-5)
+
+
 def test_prompt_dims_and_l2_are_done_and_named_in_the_spec(bert, open_bert):
     plain = embed(open_bert(), [f"free {text}" for text in TEXTS])["hidden.3.mean_tokens"]
     backbone = open_bert(prompt="free ", dims=6, l2=True)
