@@ -1,18 +1,23 @@
 """How near extraction comes to the forward pass alone, and how far it is from what one writes first.
 
-    python benchmarks/extract.py [--quick] [--data FOLDER] [--num 3200] [--batch 32] [--repeats 3] [--peer PYTHON]
+    python benchmarks/extract.py [--quick] [--data FOLDER] [--num 640] [--batch 32] [--repeats 3] [--peer PYTHON]
 
 Makes photographs of its own (JPEG, 500 x 375, deterministic) unless --data names a folder of images. ResNet-50 and
 ResNet-18 with random weights whose batch norms have seen these images (no download), taps layer2.gap and layer4.gap, in
-bfloat16 where the hardware has it; figures are ResNet-50's unless named.
-Every comparison is made in one process, alternated and repeated; the medians count. Times of extraction are of the
-whole command (manifest, probe, embedding, commit, publishing) less that of a run with nothing to do.
+bfloat16 where the hardware has it; figures are ResNet-50's unless named. The last batch norm of each residual block is
+scaled by 0.25, as it is small in trained networks: at 1 a stack of random blocks amplifies rounding tenfold.
+Arms are alternated and repeated; the medians count. Times of extraction are of the whole command (manifest, probe,
+embedding, commit, publishing) less that of a run with nothing to do.
 
 efficiency       images/s of extraction / of a loop of forward passes over decoded float32 batches in memory
-vs_naive         / a DataLoader (the better of 0 and 2 workers), the transform, float32, hooks, np.save
+decode_share     core time of decoding / of the bare loop: what extraction must do besides on the same cores
+vs_naive         / a DataLoader (the better of 0 and 2 workers), the transform, float32, hooks, np.save; in a process
+                 of its own, so that nothing that extraction sets reaches it
 truncation_ratio time to layer2 alone / to both taps
 append_cost      time for 1 % more samples / for all
 array_overhead   time of one --task 1/1 / of a plain run
+dask_overhead    time of dask with one worker / of a plain run, of one batch taken off both (workers start in that)
+dask_2_workers   the same with two workers, which share the cores
 peak_rss_growth  peak memory with 4 N samples / with N
 vs_peer          / thingsvision, by the Python given with --peer
 
@@ -41,10 +46,12 @@ import torch
 import torchvision
 from PIL import Image
 from safetensors.torch import save_file
+from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from embedpipe.backbones import BackboneOptions, load_backbone
 from embedpipe.backbones.backbone import Backbone, Precision
 from embedpipe.extract.device import has_bfloat16, resolve_device
+from embedpipe.sources.decode import decode
 from embedpipe.steps.extract import extract_features, extract_part
 from embedpipe.steps.ingest import ingest_dataset
 from embedpipe.workspace import Workspace
@@ -52,6 +59,7 @@ from embedpipe.workspace import Workspace
 TAPS = ("layer2", "layer4")
 MODELS = ("resnet50", "resnet18")
 WIDTH, HEIGHT = 500, 375
+RESIDUAL_SCALE = 0.25
 
 
 def make_photographs(folder: Path, num: int, first: int = 0) -> None:
@@ -94,6 +102,9 @@ def make_weights(path: Path, model: str, photos: Path) -> None:
     for part in network.modules():
         if isinstance(part, torch.nn.BatchNorm2d):
             part.momentum = None  # plain averages
+        if isinstance(part, (BasicBlock, Bottleneck)):
+            last = part.bn2 if isinstance(part, BasicBlock) else part.bn3
+            torch.nn.init.constant_(last.weight, RESIDUAL_SCALE)
     seen = Photos(photos)
     x = torch.stack([seen[i % len(seen)] for i in range(32)])
     with torch.no_grad():
@@ -120,7 +131,13 @@ class Project:
     """A throw-away project over a folder of images."""
 
     def __init__(
-        self, root: Path, photos: Path, model: str, batch: int, taps: tuple[str, ...] = TAPS
+        self,
+        root: Path,
+        photos: Path,
+        model: str,
+        batch: int,
+        taps: tuple[str, ...] = TAPS,
+        **extract: object,
     ) -> None:
         make_weights(root.parent / f"{model}.safetensors", model, photos)
         self.workspace = Workspace(root, root / ".embedpipe")
@@ -136,7 +153,7 @@ class Project:
                     "taps": {tap: ["gap"] for tap in taps},
                 }
             },
-            "extract": {"batch": batch, "precision": precision(), "max_failed": 0.0},
+            "extract": {"batch": batch, "precision": precision(), "max_failed": 0.0, **extract},
         }
         (root / "params.yaml").write_text(json.dumps(content))
         self.list()
@@ -195,31 +212,65 @@ def bare(root: Path, model: str, batch: int, photos: Path, num: int) -> Callable
     return run
 
 
-def naive(root: Path, model: str, batch: int, photos: Path, workers: int) -> Callable[[], object]:
-    """DataLoader, hooks, float32, np.save at the end."""
-    module = open_backbone(root, photos, model).module
-    module = module.to(memory_format=torch.contiguous_format)
-    device = resolve_device("auto")
+_NAIVE = """
+import json, sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import numpy as np
+import torch
+from extract import TAPS, Photos, open_backbone, resolve_device
+root, photos, model, batch, workers = Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4], *map(int, sys.argv[5:7])
+num = int(sys.argv[7])
+network = open_backbone(root, photos, model).module.to(memory_format=torch.contiguous_format)
+device = resolve_device("auto")
+network = network.to(device)
+kept = {tap: [] for tap in TAPS}
+for tap in TAPS:
+    network.get_submodule(tap).register_forward_hook(
+        lambda part, inputs, output, tap=tap: kept[tap].append(output.mean((2, 3)).cpu().numpy())
+    )
+began = time.perf_counter()
+data = torch.utils.data.Subset(Photos(photos), range(num))
+with torch.no_grad():
+    for x in torch.utils.data.DataLoader(data, batch_size=batch, num_workers=workers):
+        network(x.to(device))
+for tap in TAPS:
+    np.save(root / f"{tap}.npy", np.concatenate(kept[tap]))
+print(json.dumps(time.perf_counter() - began))
+"""
 
-    def run() -> None:
-        kept: dict[str, list[np.ndarray]] = {tap: [] for tap in TAPS}
-        network = module.to(device)
-        handles = [
-            network.get_submodule(tap).register_forward_hook(
-                lambda part, inputs, output, tap=tap: kept[tap].append(output.mean((2, 3)).cpu().numpy())
-            )
-            for tap in TAPS
-        ]
-        loader = torch.utils.data.DataLoader(Photos(photos), batch_size=batch, num_workers=workers)
-        with torch.no_grad():
-            for x in loader:
-                network(x.to(device))
-        for tap in TAPS:
-            np.save(root / f"{tap}.npy", np.concatenate(kept[tap]))
-        for handle in handles:
-            handle.remove()
 
-    return run
+def naive(root: Path, model: str, batch: int, photos: Path, workers: int, num: int) -> float:
+    """Seconds of DataLoader, hooks, float32, np.save at the end, for the first `num` images."""
+    arguments = [
+        str(Path(__file__).parent),
+        str(root),
+        str(photos),
+        model,
+        str(batch),
+        str(workers),
+        str(num),
+    ]
+    found = subprocess.run(
+        [sys.executable, "-c", _NAIVE, *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True, text=True,
+    )  # fmt: skip
+    return float(found.stdout.split()[-1])
+
+
+def decode_s(root: Path, model: str, photos: Path, num: int = 64) -> float:
+    """Seconds that reading, decoding and resampling one image takes one core."""
+    backbone = open_backbone(root, photos, model)
+    made = backbone.resampling_tensors() if precision() != "float32" else backbone
+    paths = sorted(photos.rglob("*.jpg"))[:num]
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for _ in range(2):  # the first time warms up
+            seconds = timed(lambda: [made.inputs.stage(decode(path.read_bytes()), 0) for path in paths])
+    finally:
+        torch.set_num_threads(before)
+    return seconds / len(paths)
 
 
 def one_model(root: Path, photos: Path, model: str, batch: int, repeats: int) -> dict[str, object]:
@@ -228,61 +279,114 @@ def one_model(root: Path, photos: Path, model: str, batch: int, repeats: int) ->
     project = Project(root / model, photos, model, batch)
     shallow = Project(root / f"{model}-shallow", photos, model, batch, TAPS[:1])
     spent: dict[str, list[float]] = {}
-    verdicts = []
-    by_hand = {workers: naive(root, model, batch, photos, workers) for workers in (0, 2)}
+    num_naive = min(num, 6 * batch)
+    verdict = None
     loop: Callable[[], object] | None = None
-    for _ in range(repeats):
+    for repeat in range(repeats + 1):  # the first round warms up and is not counted
         for one in (project, shallow):
             one.forget()
         before = torch.get_num_threads()
-        spent.setdefault("first", []).append(timed(project.extract))
-        summary = project.extract()  # nothing to do, warm
-        spent.setdefault("noop", []).append(timed(project.extract))
+        round_ = {"full": timed(lambda: project.extract())}
+        project.extract()  # nothing to do
+        round_["noop"] = timed(project.extract)
         loop = loop or bare(root, model, batch, photos, num)
-        spent.setdefault("bare", []).append(timed(loop) * num / (num // batch * batch))
-        for workers, action in by_hand.items():
-            spent.setdefault(f"naive{workers}", []).append(timed(action))
-        spent.setdefault("shallow", []).append(timed(shallow.extract))
+        round_["bare"] = timed(loop) * num / (num // batch * batch)
+        round_["shallow"] = timed(shallow.extract)
         project.forget()
-        spent.setdefault("part", []).append(timed(project.part))
+        round_["part"] = timed(project.part)
+        if repeat or repeats == 1:
+            for workers in (0, 2):
+                round_[f"naive{workers}"] = naive(root, model, batch, photos, workers, num_naive)
+            for name, seconds in round_.items():
+                spent.setdefault(name, []).append(seconds)
         project.forget()
-        done = project.extract()
-        verdicts.append(done.verdict)  # type: ignore[attr-defined]
-        assert torch.get_num_threads() == before and summary is not None
+        verdict = project.extract().verdict  # type: ignore[attr-defined]
+        assert torch.get_num_threads() == before
     seconds = {name: statistics.median(values) for name, values in spent.items()}
     noop = seconds["noop"]
-    full = seconds["first"] - noop
-    reference = np.load(root / f"{TAPS[-1]}.npy")
-    found = project.features(TAPS[-1]).astype(np.float64)
-    error = float(np.linalg.norm(found - reference) / np.linalg.norm(reference))
+    full = seconds["full"] - noop
+    found = {tap: project.features(tap)[:num_naive].astype(np.float64) for tap in TAPS}
+    reference = {tap: np.load(root / f"{tap}.npy") for tap in TAPS}
+    errors = {
+        tap: np.linalg.norm(found[tap] - reference[tap]) / np.linalg.norm(reference[tap]) for tap in TAPS
+    }
+    by_hand = min(seconds["naive0"], seconds["naive2"]) / num_naive
+    one_s = decode_s(root, model, photos)
     return {
         "precision": precision(),
         "images_per_s": num / full,
         "bare_images_per_s": num / seconds["bare"],
-        "naive_images_per_s": num / min(seconds["naive0"], seconds["naive2"]),
+        "naive_images_per_s": 1 / by_hand,
         "noop_s": noop,
         "efficiency": seconds["bare"] / full,
-        "vs_naive": min(seconds["naive0"], seconds["naive2"]) / full,
-        "error_vs_float32": error,  # relative L2 of layer4.gap as stored, against the naive arm's
+        "decode_share": one_s / (seconds["bare"] / num * torch.get_num_threads()),
+        "decode_ms": one_s * 1e3,
+        "vs_naive": by_hand * num / full,
+        "error_vs_float32": {tap: float(error) for tap, error in errors.items()},  # relative L2, as stored
         "truncation_ratio": (seconds["shallow"] - noop) / full,
         "array_overhead": (seconds["part"] - noop) / full,
-        "shares": verdicts[-1].shares,
-        "full_s": full,
+        "shares": verdict.shares,  # type: ignore[union-attr]
+        "spread": {
+            name: (max(values) - min(values)) / statistics.median(values) for name, values in spent.items()
+        },
     }
 
 
-def append_cost(root: Path, photos: Path, batch: int, full_s: float, noop_s: float) -> float | None:
+def append_cost(root: Path, photos: Path, batch: int, repeats: int) -> dict[str, float] | None:
     """Time for 1 % more samples / for all; None where 1 % is less than half a batch, which is always whole."""
     num = len(sorted(photos.rglob("*.jpg")))
     more = num // 100
     if more < batch // 2:
         return None
-    copy = shutil.copytree(photos, root / "grown")
+    copy = shutil.copytree(photos, root / "grown", copy_function=os.link)
     project = Project(root / "append", copy, MODELS[0], batch)
-    project.extract()
-    make_photographs(copy, more, first=10**6)
-    project.list()
-    return (timed(project.extract) - noop_s) / full_s
+    full = timed(project.extract)
+    grown, noops = [], []
+    for i in range(repeats):
+        noops.append(timed(project.extract))
+        make_photographs(copy, more, first=10**6 + i * more)
+        project.list()
+        grown.append(timed(project.extract))
+    noop = statistics.median(noops)
+    return {
+        "append_cost": (statistics.median(grown) - noop) / (full - noop),
+        "append_of": num,
+        "append_more": more,
+    }
+
+
+def dask_overhead(root: Path, photos: Path, batch: int, repeats: int) -> dict[str, float]:
+    """Time of dask with one and with two workers / of a plain run, in blocks of four batches."""
+    from embedpipe.store import layout
+
+    few = root / "few"
+    few.mkdir()
+    for path in sorted(photos.rglob("*.jpg"))[:batch]:
+        os.link(path, few / path.name)
+    before, layout.MAX_SHARD_ROWS = layout.MAX_SHARD_ROWS, 1 << (4 * batch).bit_length() - 1
+    try:
+        arms = {}
+        for name, options in (
+            ("serial", {}),
+            ("dask1", {"executor": "dask", "workers": 1}),
+            ("dask2", {"executor": "dask", "workers": 2}),
+        ):
+            for which, folder in (("all", photos), ("few", few)):
+                arms[name, which] = Project(root / f"{name}-{which}", folder, MODELS[0], batch, **options)
+        spent: dict[tuple[str, str], list[float]] = {key: [] for key in arms}
+        for _ in range(repeats):
+            for key, project in arms.items():
+                project.forget()
+                spent[key].append(timed(project.extract))
+    finally:
+        layout.MAX_SHARD_ROWS = before
+    median = {key: statistics.median(values) for key, values in spent.items()}
+    net = {name: median[name, "all"] - median[name, "few"] for name in ("serial", "dask1", "dask2")}
+    return {
+        "dask_overhead": net["dask1"] / net["serial"],
+        "dask_2_workers": net["dask2"] / net["serial"],
+        "dask_start_s": median["dask1", "few"] - median["serial", "few"],
+    }
 
 
 _PEAK = """
@@ -296,12 +400,17 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
-def peak_rss_growth(root: Path, batch: int, num: int) -> float:
-    """Peak memory of a process that embeds 4 N samples / N, with ResNet-18."""
+def peak_rss_growth(root: Path, batch: int, photos: Path) -> float:
+    """Peak memory of a process that embeds 4 N samples / N, with ResNet-18; 4 N are all."""
     peaks = []
+    paths = sorted(photos.rglob("*.jpg"))
+    num = len(paths) // 4
     for count in (num, 4 * num):
-        make_photographs(root / f"photos{count}", count)
-        Project(root / f"rss{count}", root / f"photos{count}", MODELS[1], batch)
+        folder = root / f"photos{count}"
+        folder.mkdir()
+        for path in paths[:count]:
+            os.link(path, folder / path.name)
+        Project(root / f"rss{count}", folder, MODELS[1], batch)
         found = subprocess.run(
             [sys.executable, "-c", _PEAK, str(root / f"rss{count}")],
             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True, text=True,
@@ -360,7 +469,9 @@ def main() -> None:
         "--quick", action="store_true", help="a minute: proves the script, its figures mean little"
     )
     parser.add_argument("--data", type=Path, help="a folder of JPEG files instead of made ones")
-    parser.add_argument("--num", type=int, default=3200)
+    parser.add_argument(
+        "--num", type=int, default=640, help="images; 1 %% more are appended to 2.5 times as many"
+    )
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--peer", help="the Python of an environment that has thingsvision")
@@ -368,30 +479,40 @@ def main() -> None:
     if options.quick:
         options.num, options.batch, options.repeats = 32, 8, 1
     about = machine()
+    batch, repeats = options.batch, options.repeats
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
         root = Path(folder)
-        photos = options.data or root / "photos"
+        every = root / "every"
         if options.data is None:
-            make_photographs(photos, options.num)
-        found = {model: one_model(root, photos, model, options.batch, options.repeats) for model in MODELS}
-        main_figures = found[MODELS[0]]
-        rate, why = peer(options.peer, photos, options.batch)
+            make_photographs(every, options.num * 5 // 2)
+        else:
+            every = shutil.copytree(options.data, every)
+        photos = root / "photos"
+        photos.mkdir()
+        for path in sorted(every.rglob("*.jpg"))[: options.num]:
+            os.link(path, photos / path.name)
+        found = {model: one_model(root, photos, model, batch, repeats) for model in MODELS}
+        first = found[MODELS[0]]
+        rate, why = peer(options.peer, photos, batch)
+        named = (
+            "efficiency",
+            "decode_share",
+            "vs_naive",
+            "error_vs_float32",
+            "truncation_ratio",
+            "array_overhead",
+        )
         figures = {
-            "efficiency": main_figures["efficiency"],
+            **{name: first[name] for name in named},
             "efficiency_resnet18": found[MODELS[1]]["efficiency"],
-            "vs_naive": main_figures["vs_naive"],
-            "error_vs_float32": main_figures["error_vs_float32"],
-            "vs_peer": None if rate is None else main_figures["images_per_s"] / rate,  # type: ignore[operator]
-            "truncation_ratio": main_figures["truncation_ratio"],
-            "array_overhead": main_figures["array_overhead"],
-            "append_cost": append_cost(
-                root, photos, options.batch, main_figures["full_s"], main_figures["noop_s"]  # type: ignore[arg-type]
-            ),
-            "peak_rss_growth": peak_rss_growth(root, options.batch, 16 if options.quick else 512),
-        }  # fmt: skip
+            "vs_peer": None if rate is None else first["images_per_s"] / rate,  # type: ignore[operator]
+            **(append_cost(root, every, batch, repeats) or {"append_cost": None}),
+            **dask_overhead(root, photos, batch, min(repeats, 2)),
+            "peak_rss_growth": peak_rss_growth(root, batch, every),
+        }
     result = {
-        **figures, "peer": why, "models": found, "num": options.num, "batch": options.batch,
-        "repeats": options.repeats, "quick": options.quick, "machine": about,
+        **figures, "peer": why, "peer_images_per_s": rate, "models": found, "num": options.num, "batch": batch,
+        "repeats": repeats, "quick": options.quick, "machine": about,
     }  # fmt: skip
     print(json.dumps(_rounded(result)))
 

@@ -13,7 +13,7 @@ import pickle
 import time
 import uuid
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -25,6 +25,7 @@ from embedpipe.extract.spool import clear_block, is_spooled, spool_folder
 from embedpipe.extract.stopping import Stopping
 from embedpipe.extract.verdict import shares_text
 from embedpipe.extract.worker import RECIPE, STEPS, WITNESS, Computed, Recipe, compute_on_dask, stop_on_dask
+from embedpipe.extract.workers import num_computing, open_client, wanted_resources
 from embedpipe.progress import Progress
 from embedpipe.store.disk import make_folder, remove_tree, write_file
 from embedpipe.store.plan import Block, GrowthPlan
@@ -201,12 +202,15 @@ class DaskBlocks:
             self._flying.append((block, task.digest, self._send(block, task.digest)))
 
     def _window(self) -> int:
-        return 2 if self._client is None else 2 * max(1, len(self._client.nthreads()))
+        if self._client is None:
+            return 2
+        workers = self._client.scheduler_info(n_workers=-1)["workers"]
+        return 2 * max(1, num_computing(wanted_resources(self._session.spec.device_kind, workers), workers))
 
     def _send(self, block: Block, digest: str) -> Future[Computed | Exception]:
         client = self._connect()
         self._sent[digest] += 1
-        workers = client.nthreads()
+        workers = client.scheduler_info(n_workers=-1)["workers"]
         on_host = Counter(address.rpartition(":")[0] for address in workers)
         return client.submit(
             compute_on_dask,
@@ -217,6 +221,7 @@ class DaskBlocks:
             key=f"{self._token}-{digest}-{self._sent[digest]}",
             pure=False,
             priority=-block.index,
+            resources=wanted_resources(self._session.spec.device_kind, workers),
             retries=0,
         )
 
@@ -224,7 +229,8 @@ class DaskBlocks:
         if self._client is None:
             extract = self._session.extract
             self._lay_desk()
-            client = self._stack.enter_context(_client(extract.scheduler, extract.workers))
+            kind = self._session.spec.device_kind
+            client = self._stack.enter_context(open_client(extract.scheduler, extract.workers, kind))
             client.subscribe_topic(self._token, self._hear)
             self._stack.callback(client.unsubscribe_topic, self._token)
             if not client.nthreads():
@@ -277,50 +283,3 @@ class DaskBlocks:
         sent = [future for _, _, future in self._flying if future is not None]
         while any(future.status == "pending" for future in sent) and self._clock() < deadline:
             time.sleep(POLL_S)
-
-
-@contextlib.contextmanager
-def _client(scheduler: str | None, num_workers: int) -> Iterator[Client]:
-    """A client of the scheduler named, or of workers that are started here and end with it."""
-    from distributed import Client, LocalCluster
-
-    with contextlib.ExitStack() as stack:
-        address: Any = scheduler
-        if scheduler is None:
-            cluster = LocalCluster(
-                n_workers=num_workers,
-                threads_per_worker=1,
-                processes=True,
-                dashboard_address=None,
-                memory_limit=0,  # memory is bounded by the batches; a guard would kill workers that share a machine
-                silence_logs=40,
-            )
-            address = stack.enter_context(cluster)
-        try:
-            client = Client(address, set_as_default=False, timeout="30s")
-        except (OSError, TimeoutError, ValueError) as error:
-            raise ConfigError(
-                f"params.yaml: extract.scheduler: expected a dask scheduler at {scheduler}, found none that answers "
-                f"({error}); start one with `dask scheduler`, or remove the key to start workers on this machine"
-            ) from error
-        stack.enter_context(client)
-        if scheduler is None:
-            from distributed import WorkerPlugin
-
-            class IgnoreCtrlC(WorkerPlugin):
-                """Ctrl-C is sent to every process of a terminal; the coordinator alone acts on it."""
-
-                def setup(self, worker: Any) -> None:
-                    ignore_interrupts()
-
-            client.register_plugin(IgnoreCtrlC())
-        yield client
-
-
-def ignore_interrupts() -> None:
-    """Leave Ctrl-C to the coordinator."""
-    import signal
-    import threading
-
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -105,12 +105,10 @@ class ExtractOptions(StrictModel):
         description="Address of a running dask scheduler, such as tcp://host:8786, whose workers see the working "
         "folder under the same path; null: workers are started on this machine.",
     )
-    workers: int = Field(
-        2,
-        ge=1,
-        le=1024,
-        description="Worker processes where dask is started on this machine, each with a model of its own and a part "
-        "of the cores; one gains nothing, more than the cores decode no faster.",
+    workers: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = Field(
+        "auto",
+        description="Worker processes where dask is started on this machine, each with a model of its own; auto: one a "
+        "GPU that is visible, or two that share the cores. One gains nothing, more than the cores decode no faster.",
     )
     journal_s: float = Field(
         5.0,
