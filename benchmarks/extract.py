@@ -81,9 +81,9 @@ def make_photographs(folder: Path, num: int, first: int = 0) -> None:
 class Photos(torch.utils.data.Dataset):  # type: ignore[type-arg]
     """What one writes first."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, model: str) -> None:
         self.paths = sorted(folder.rglob("*.jpg"))
-        self.transform = torchvision.models.ResNet50_Weights.IMAGENET1K_V1.transforms()
+        self.transform = torchvision.models.get_model_weights(model).DEFAULT.transforms()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -105,7 +105,7 @@ def make_weights(path: Path, model: str, photos: Path) -> None:
         if isinstance(part, (BasicBlock, Bottleneck)):
             last = part.bn2 if isinstance(part, BasicBlock) else part.bn3
             torch.nn.init.constant_(last.weight, RESIDUAL_SCALE)
-    seen = Photos(photos)
+    seen = Photos(photos, model)
     x = torch.stack([seen[i % len(seen)] for i in range(32)])
     with torch.no_grad():
         network.train()(x)
@@ -230,7 +230,7 @@ for tap in TAPS:
         lambda part, inputs, output, tap=tap: kept[tap].append(output.mean((2, 3)).cpu().numpy())
     )
 began = time.perf_counter()
-data = torch.utils.data.Subset(Photos(photos), range(num))
+data = torch.utils.data.Subset(Photos(photos, model), range(num))
 with torch.no_grad():
     for x in torch.utils.data.DataLoader(data, batch_size=batch, num_workers=workers):
         network(x.to(device))
