@@ -73,8 +73,7 @@ def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     torch.zeros(64 << 20, dtype=torch.uint8)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-faults()
-print(kept, faults())
+print(kept, [faults() for _ in range(16)][-1])  # the first few find their places in the heap
 """
 
 
