@@ -159,6 +159,7 @@ class _Trainer:
         self.order = torch.empty(0, dtype=torch.int64)
         self.total = torch.zeros((), dtype=torch.float64, device=self.device)
         self.augmenter = generator
+        self.reader = ThreadPoolExecutor(1)
         if self.world.size > 1:  # each process augments and drops out its own samples
             torch.manual_seed(torch.initial_seed() + self.world.rank)
             self.augmenter = torch.Generator().manual_seed(generator.initial_seed() + 1 + self.world.rank)
@@ -189,6 +190,7 @@ class _Trainer:
                 self.module.load_state_dict(self.average.state)
             processes.same_state(self.module)
         finally:
+            self.reader.shutdown()
             for value in self.parameters.values():
                 value.requires_grad_(True)
             self.module.zero_grad(set_to_none=True)
@@ -240,22 +242,21 @@ class _Trainer:
             self.order = torch.randperm(num, generator=self.generator)
             self.total.zero_()
         in_phase = self.recipe.phases[phase].epochs * num_steps
-        with ThreadPoolExecutor(1) as reader:
-            batches = self._batches(reader)
-            for group in self.groups[self.step :]:
-                done = (self.epoch - first_epoch) * num_steps + self.step
-                rate = self.plan.learning_rate * share_of_rate(self.plan, done, in_phase)
-                set_rates(self.optimiser, rate, phase)
-                self._step(forward, group, batches)
-                self.step += 1
-                if self.device.type == "cpu" or self.step % _CHECK_EVERY == 0 or self.step == num_steps:
-                    self._check_loss(rate)
-                progress(self.epoch * num + group[-1][1], self.num_epochs * num, "samples")
-                if checkpoints is not None and self.step < num_steps and self._is_due(checkpoints):
-                    self._save(checkpoints, about)
+        batches = self._batches()
+        for group in self.groups[self.step :]:
+            done = (self.epoch - first_epoch) * num_steps + self.step
+            rate = self.plan.learning_rate * share_of_rate(self.plan, done, in_phase)
+            set_rates(self.optimiser, rate, phase)
+            self._step(forward, group, batches)
+            self.step += 1
+            if self.device.type == "cpu" or self.step % _CHECK_EVERY == 0 or self.step == num_steps:
+                self._check_loss(rate)
+            progress(self.epoch * num + group[-1][1], self.num_epochs * num, "samples")
+            if checkpoints is not None and self.step < num_steps and self._is_due(checkpoints):
+                self._save(checkpoints, about)
         self.history.rates.append(rate)
 
-    def _batches(self, reader: ThreadPoolExecutor) -> Iterator[tuple[Any, torch.Tensor, float]]:
+    def _batches(self) -> Iterator[tuple[Any, torch.Tensor, float]]:
         """Inputs, targets and weight of this process's part of each batch, read one ahead."""
         parts = []
         for start, stop in (bounds for group in self.groups[self.step :] for bounds in group):
@@ -263,11 +264,11 @@ class _Trainer:
             weight = len(mine) * self.world.size / (stop - start)
             # a process without a sample still takes part in the step
             parts.append((mine if len(mine) else self.order[start : start + 1], weight))
-        ahead = reader.submit(self.samples.batch, parts[0][0])
+        ahead = self.reader.submit(self.samples.batch, parts[0][0])
         for place, (_, weight) in enumerate(parts):
             inputs, targets = ahead.result()
             if place + 1 < len(parts):
-                ahead = reader.submit(self.samples.batch, parts[place + 1][0])
+                ahead = self.reader.submit(self.samples.batch, parts[place + 1][0])
             yield inputs, targets, weight
 
     def _step(

@@ -43,10 +43,10 @@ def errors(seed):
             module = nn.Sequential(nn.Linear(D, K, bias=False), nn.Linear(K, 1, bias=False)).double()
             with torch.no_grad():
                 module[0].weight.copy_(near)
-            told = TrainingPlan(250, batch=N, learning_rate=0.1, optimiser="sgd", momentum=0.9, keep="last")
+            told = TrainingPlan(120, batch=N, learning_rate=0.1, optimiser="sgd", momentum=0.9, keep="last")
             samples = TensorSamples(x, y)
             if name == "lp_ft":
-                fit(module, samples, told, mse, generator, recipe=Recipe(surgical(250, ["1"])))
+                fit(module, samples, told, mse, generator, recipe=Recipe(surgical(120, ["1"])))
                 with torch.no_grad():
                     found["probe"] = (mse(module(x), y).item(), mse(module(out), y_out).item())
             fit(module, samples, told, mse, generator)
@@ -58,7 +58,7 @@ def errors(seed):
 def test_the_head_first_keeps_the_error_out_of_distribution_where_plain_fine_tuning_loses_it():
     of_seeds = [errors(seed) for seed in range(10)]
     for one in of_seeds:
-        assert one["lp_ft"][0] < 1e-6 and one["full"][0] < 1e-6  # both fit what they were shown
+        assert one["lp_ft"][0] < 1e-5 and one["full"][0] < 1e-5  # both fit what they were shown
         assert one["lp_ft"][1] < 1.5 * one["probe"][1] + 1e-3  # kept
         assert one["full"][1] > 10 * one["lp_ft"][1]  # lost
     assert np.median([one["full"][1] for one in of_seeds]) > 0.05
