@@ -53,6 +53,8 @@ def write_plots(
     with_classes = {task: one["confusion"] for task, one in tasks.items() if one["confusion"] is not None}
     for task, table in with_classes.items():
         _write(plots_dir / "confusion" / f"{task}.csv", CONFUSION, _pairs(task, table))
+    # an output of the stage, with files in it or without
+    (plots_dir / "confusion").mkdir(parents=True, exist_ok=True)
     for stale in (plots_dir / "confusion").glob("*.csv"):
         if stale.stem not in with_classes:
             stale.unlink()

@@ -158,6 +158,11 @@ def test_missing_labels_are_counted_and_what_is_partly_known_is_used(kinds):
     assert np.isnan(known[:, 0]).any() and not np.isnan(known[:, 1]).any()
 
 
+def test_every_output_that_dvc_expects_is_there_without_a_task_of_classes(kinds):
+    assert list((kinds / "data/plots/confusion").iterdir()) == []
+    assert (kinds / "data/plots/confusion.csv").read_text() == "task,actual,predicted\n"
+
+
 def test_k_shot_is_left_to_classes_and_a_note_says_so(kinds):
     comparison = json.loads((kinds / "data/comparison.json").read_text())
     for task in METRICS:
