@@ -64,7 +64,7 @@ def headline(evidences: Mapping[str, Evidence], chosen: Mapping[str, Mapping[str
         "k_shot": k_label(k_shot),
         "draws": evidence.predictions.scores(next(iter(arms.values()))[1], k_shot).num_draws if arms else 0,
         "num_samples": len(evidence.sample_ids),
-        "num_classes": len(evidence.classes),
+        ("num_labels" if evidence.kind == "multilabel" else "num_classes"): len(evidence.classes),
         "differences": [],
         "arms": [
             {

@@ -151,6 +151,7 @@ def read_headline(raw: object, styles: Mapping[str, Style]) -> Headline:
         ("draws", "draw", "draws"),
         ("num_samples", "validation sample", "validation samples"),
         ("num_classes", "class", "classes"),
+        ("num_labels", "label", "labels"),
     ):
         known = number(raw.get(key))
         if known is not None:

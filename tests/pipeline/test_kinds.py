@@ -195,7 +195,14 @@ def test_the_page_and_the_comparison_have_a_table_of_each_label_number_and_class
         "parts": ["ground", "box"],
     }
     page = (kinds / "data/report/index.html").read_text()
-    for words in ("3 labels", "4 numbers", "2 classes at each place", "average precision", "IoU", "mAP"):
+    for words in (
+        "validation samples · 3 labels",
+        "4 numbers",
+        "2 classes at each place",
+        "average precision",
+        "IoU",
+        "mAP",
+    ):
         assert words in page, words
 
 
