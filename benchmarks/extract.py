@@ -1,11 +1,11 @@
 """How near extraction comes to the forward pass alone, and how far it is from what one writes first.
 
-    python benchmarks/extract.py [--quick] [--data FOLDER] [--num 640] [--batch 32] [--repeats 3] [--peer PYTHON]
+    python benchmarks/extract.py [--quick] [--data FOLDER] [--num 320] [--batch 32] [--repeats 3] [--peer PYTHON]
 
-Makes photographs of its own (JPEG, 500 x 375, deterministic) unless --data names a folder of images. ResNet-50 and
-ResNet-18 with random weights whose batch norms have seen these images (no download), taps layer2.gap and layer4.gap, in
-bfloat16 where the hardware has it; figures are ResNet-50's unless named. The last batch norm of each residual block is
-scaled by 0.25, as it is small in trained networks: at 1 a stack of random blocks amplifies rounding tenfold.
+Makes photographs of its own (JPEG, 500 x 375, deterministic, 256 pictures) unless --data names a folder of images.
+ResNet-50 and ResNet-18 with random weights whose batch norms have seen these images (no download), taps layer2.gap and
+layer4.gap, in bfloat16 where the hardware has it; figures are ResNet-50's unless named. The last batch norm of each
+residual block is scaled by 0.25, as it is small in trained networks: at 1 random blocks amplify rounding tenfold.
 Arms are alternated and repeated; the medians count. Times of extraction are of the whole command (manifest, probe,
 embedding, commit, publishing) less that of a run with nothing to do.
 
@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import io
 import json
 import os
@@ -59,23 +60,31 @@ from embedpipe.workspace import Workspace
 TAPS = ("layer2", "layer4")
 MODELS = ("resnet50", "resnet18")
 WIDTH, HEIGHT = 500, 375
+NUM_PICTURES = 256
 RESIDUAL_SCALE = 0.25
 
 
+@functools.cache
+def photograph(i: int) -> bytes:
+    """Value noise over eight octaves: about 40 kB, as a photograph of that size has."""
+    generator = np.random.default_rng(i)
+    total = np.zeros((HEIGHT, WIDTH, 3), np.float32)
+    for octave in range(8):
+        cells = 3 * 2**octave
+        small = generator.integers(0, 256, (cells, cells, 3), dtype=np.uint8)
+        layer = Image.fromarray(small).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC)
+        total += np.asarray(layer, np.float32) / 1.4**octave
+    low, high = total.min(), total.max()
+    file = io.BytesIO()
+    Image.fromarray(((total - low) * (255 / (high - low))).astype(np.uint8)).save(file, "jpeg", quality=90)
+    return file.getvalue()
+
+
 def make_photographs(folder: Path, num: int, first: int = 0) -> None:
-    """Value noise over eight octaves: about 60 kB each, as a photograph of that size has."""
+    """As many files, each with a key of its own: pictures recur, a number behind the end of the image does not."""
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(first, first + num):
-        generator = np.random.default_rng(i)
-        total = np.zeros((HEIGHT, WIDTH, 3), np.float32)
-        for octave in range(8):
-            cells = 3 * 2**octave
-            small = generator.integers(0, 256, (cells, cells, 3), dtype=np.uint8)
-            layer = Image.fromarray(small).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC)
-            total += np.asarray(layer, np.float32) / 1.4**octave
-        low, high = total.min(), total.max()
-        pixels = ((total - low) * (255 / (high - low))).astype(np.uint8)
-        Image.fromarray(pixels).save(folder / f"{i:06d}.jpg", quality=90)
+        (folder / f"{i:07d}.jpg").write_bytes(photograph(i % NUM_PICTURES) + i.to_bytes(8, "big"))
 
 
 class Photos(torch.utils.data.Dataset):  # type: ignore[type-arg]
@@ -273,8 +282,10 @@ def decode_s(root: Path, model: str, photos: Path, num: int = 64) -> float:
     return seconds / len(paths)
 
 
-def one_model(root: Path, photos: Path, model: str, batch: int, repeats: int) -> dict[str, object]:
-    """Rates and ratios of one model, each the median of alternated repeats."""
+def one_model(
+    root: Path, photos: Path, model: str, batch: int, repeats: int, *, whole: bool
+) -> dict[str, object]:
+    """Rates and ratios of one model, each the median of alternated repeats; efficiency alone where not `whole`."""
     num = len(sorted(photos.rglob("*.jpg")))
     project = Project(root / model, photos, model, batch)
     shallow = Project(root / f"{model}-shallow", photos, model, batch, TAPS[:1])
@@ -291,11 +302,12 @@ def one_model(root: Path, photos: Path, model: str, batch: int, repeats: int) ->
         round_["noop"] = timed(project.extract)
         loop = loop or bare(root, model, batch, photos, num)
         round_["bare"] = timed(loop) * num / (num // batch * batch)
-        round_["shallow"] = timed(shallow.extract)
-        project.forget()
-        round_["part"] = timed(project.part)
+        if whole:
+            round_["shallow"] = timed(shallow.extract)
+            project.forget()
+            round_["part"] = timed(project.part)
         if repeat or repeats == 1:
-            for workers in (0, 2):
+            for workers in (0, 2) if whole else ():
                 round_[f"naive{workers}"] = naive(root, model, batch, photos, workers, num_naive)
             for name, seconds in round_.items():
                 spent.setdefault(name, []).append(seconds)
@@ -305,30 +317,35 @@ def one_model(root: Path, photos: Path, model: str, batch: int, repeats: int) ->
     seconds = {name: statistics.median(values) for name, values in spent.items()}
     noop = seconds["noop"]
     full = seconds["full"] - noop
+    one_s = decode_s(root, model, photos)
+    figures = {
+        "precision": precision(),
+        "images_per_s": num / full,
+        "bare_images_per_s": num / seconds["bare"],
+        "noop_s": noop,
+        "efficiency": seconds["bare"] / full,
+        "decode_share": one_s / (seconds["bare"] / num * torch.get_num_threads()),
+        "decode_ms": one_s * 1e3,
+        "shares": verdict.shares,  # type: ignore[union-attr]
+        "spread": {
+            name: (max(values) - min(values)) / statistics.median(values) for name, values in spent.items()
+        },
+    }
+    if not whole:
+        return figures
     found = {tap: project.features(tap)[:num_naive].astype(np.float64) for tap in TAPS}
     reference = {tap: np.load(root / f"{tap}.npy") for tap in TAPS}
     errors = {
         tap: np.linalg.norm(found[tap] - reference[tap]) / np.linalg.norm(reference[tap]) for tap in TAPS
     }
     by_hand = min(seconds["naive0"], seconds["naive2"]) / num_naive
-    one_s = decode_s(root, model, photos)
     return {
-        "precision": precision(),
-        "images_per_s": num / full,
-        "bare_images_per_s": num / seconds["bare"],
+        **figures,
         "naive_images_per_s": 1 / by_hand,
-        "noop_s": noop,
-        "efficiency": seconds["bare"] / full,
-        "decode_share": one_s / (seconds["bare"] / num * torch.get_num_threads()),
-        "decode_ms": one_s * 1e3,
         "vs_naive": by_hand * num / full,
         "error_vs_float32": {tap: float(error) for tap, error in errors.items()},  # relative L2, as stored
         "truncation_ratio": (seconds["shallow"] - noop) / full,
         "array_overhead": (seconds["part"] - noop) / full,
-        "shares": verdict.shares,  # type: ignore[union-attr]
-        "spread": {
-            name: (max(values) - min(values)) / statistics.median(values) for name, values in spent.items()
-        },
     }
 
 
@@ -356,14 +373,15 @@ def append_cost(root: Path, photos: Path, batch: int, repeats: int) -> dict[str,
 
 
 def dask_overhead(root: Path, photos: Path, batch: int, repeats: int) -> dict[str, float]:
-    """Time of dask with one and with two workers / of a plain run, in blocks of four batches."""
+    """Time of dask with one and with two workers / of a plain run, in blocks of two batches."""
     from embedpipe.store import layout
 
-    few = root / "few"
-    few.mkdir()
-    for path in sorted(photos.rglob("*.jpg"))[:batch]:
-        os.link(path, few / path.name)
-    before, layout.MAX_SHARD_ROWS = layout.MAX_SHARD_ROWS, 1 << (4 * batch).bit_length() - 1
+    few, some = root / "few", root / "some"
+    for folder, num in ((few, batch), (some, 16 * batch)):
+        folder.mkdir()
+        for path in sorted(photos.rglob("*.jpg"))[:num]:
+            os.link(path, folder / path.name)
+    before, layout.MAX_SHARD_ROWS = layout.MAX_SHARD_ROWS, 1 << (2 * batch).bit_length() - 1
     try:
         arms = {}
         for name, options in (
@@ -371,7 +389,7 @@ def dask_overhead(root: Path, photos: Path, batch: int, repeats: int) -> dict[st
             ("dask1", {"executor": "dask", "workers": 1}),
             ("dask2", {"executor": "dask", "workers": 2}),
         ):
-            for which, folder in (("all", photos), ("few", few)):
+            for which, folder in (("all", some), ("few", few)):
                 arms[name, which] = Project(root / f"{name}-{which}", folder, MODELS[0], batch, **options)
         spent: dict[tuple[str, str], list[float]] = {key: [] for key in arms}
         for _ in range(repeats):
@@ -420,7 +438,8 @@ def peak_rss_growth(root: Path, batch: int, photos: Path) -> float:
 
 
 _PEER = """
-import json, sys, time, torch
+import json, sys, time, torch, torchvision
+from importlib.metadata import version
 from thingsvision import get_extractor
 from thingsvision.utils.data import DataLoader, ImageDataset
 extractor = get_extractor(model_name="resnet50", source="torchvision", device=sys.argv[3], pretrained=False)
@@ -429,21 +448,26 @@ data = ImageDataset(root=sys.argv[1], out_path=sys.argv[1] + "-out", backend="pt
 began = time.perf_counter()
 extractor.extract_features(batches=DataLoader(dataset=data, batch_size=int(sys.argv[2]), backend="pt"),
                            module_name="layer4", flatten_acts=False, output_type="ndarray")
-print(json.dumps(len(data) / (time.perf_counter() - began)))
+rate = len(data) / (time.perf_counter() - began)
+print(json.dumps([rate, f"thingsvision {version('thingsvision')}, torch {torch.__version__}"]))
 """
 
 
-def peer(python: str | None, photos: Path, batch: int) -> tuple[float | None, str]:
-    """Images a second of thingsvision, or None and why."""
+def peer(python: str | None, photos: Path, batch: int, folder: Path) -> tuple[float | None, str]:
+    """Images a second of thingsvision over six batches, or None and why."""
     if python is None:
         return None, "skipped: no --peer; give the Python of an environment that has thingsvision"
+    folder.mkdir()
+    for path in sorted(photos.rglob("*.jpg"))[: 6 * batch]:
+        os.link(path, folder / path.name)
     found = subprocess.run(
-        [python, "-c", _PEER, str(photos), str(batch), resolve_device("auto").type],
+        [python, "-c", _PEER, str(folder), str(batch), resolve_device("auto").type],
         capture_output=True, text=True,
     )  # fmt: skip
     if found.returncode:
         return None, f"skipped: {found.stderr.strip().splitlines()[-1:]}"
-    return float(found.stdout.split()[-1]), "measured"
+    rate, what = json.loads(found.stdout.splitlines()[-1])
+    return rate, what
 
 
 def machine() -> dict[str, object]:
@@ -484,16 +508,19 @@ def main() -> None:
         root = Path(folder)
         every = root / "every"
         if options.data is None:
-            make_photographs(every, options.num * 5 // 2)
+            make_photographs(every, max(options.num, 50 * batch if not options.quick else 0))
         else:
             every = shutil.copytree(options.data, every)
         photos = root / "photos"
         photos.mkdir()
         for path in sorted(every.rglob("*.jpg"))[: options.num]:
             os.link(path, photos / path.name)
-        found = {model: one_model(root, photos, model, batch, repeats) for model in MODELS}
+        found = {
+            model: one_model(root, photos, model, batch, repeats, whole=model == MODELS[0])
+            for model in MODELS
+        }
         first = found[MODELS[0]]
-        rate, why = peer(options.peer, photos, batch)
+        rate, why = peer(options.peer, photos, batch, root / "peer")
         named = (
             "efficiency",
             "decode_share",
@@ -507,7 +534,7 @@ def main() -> None:
             "efficiency_resnet18": found[MODELS[1]]["efficiency"],
             "vs_peer": None if rate is None else first["images_per_s"] / rate,  # type: ignore[operator]
             **(append_cost(root, every, batch, repeats) or {"append_cost": None}),
-            **dask_overhead(root, photos, batch, min(repeats, 2)),
+            **dask_overhead(root, every, batch, min(repeats, 2)),
             "peak_rss_growth": peak_rss_growth(root, batch, every),
         }
     result = {
