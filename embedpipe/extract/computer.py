@@ -28,6 +28,8 @@ class Computer:
         Resolved.
     batch : int
         Samples a forward pass.
+    first_pass : int or None
+        Samples of the first passes, where whole batches did not fit before.
     """
 
     backbone: Backbone
@@ -37,6 +39,7 @@ class Computer:
     batch: int
     compiled: bool
     sources: Sequence[Source]
+    first_pass: int | None = None
     _engines: dict[tuple[str, ...], Engine] = field(default_factory=dict, repr=False)
 
     def read(self, source: int, locator: str, part: int = 0) -> torch.Tensor:
@@ -57,8 +60,14 @@ class Computer:
             forward = self.backbone.forward(
                 specs, self.device, as_precision(self.precision), compiled=self.compiled
             )
-            self._engines[names] = open_engine(forward, self.batch, self.backbone.staging, self.device)
+            engine = open_engine(forward, self.batch, self.backbone.staging, self.device)
+            engine.micro.size = min(self.batch, self.first_pass or self.batch)
+            self._engines[names] = engine
         return self._engines[names]
+
+    def last_pass(self) -> int | None:
+        """Samples of the smallest pass as it now stands; None where nothing was computed."""
+        return min((engine.micro.size for engine in self._engines.values()), default=None)
 
     def smallest_pass(self) -> int | None:
         """Samples of the smallest pass that missing memory has forced; None where whole batches fit."""

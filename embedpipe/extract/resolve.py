@@ -155,9 +155,7 @@ def resolve_batch(
     """The number given; or what was found before for this model, device and precision; or a short search."""
     if isinstance(wanted, int):
         return wanted, []
-    path = stores_dir / BATCHES
-    known: dict[str, int] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    name = f"{spec.architecture} on {_device_name(device)} in {spec.precision}"
+    name, known = _name(spec, device), _remembered(stores_dir)
     if name in known:
         return known[name], []
 
@@ -166,8 +164,41 @@ def resolve_batch(
 
     synchronise = torch.cuda.synchronize if device.type == "cuda" else _nothing
     found = search_batch(forward, make, synchronise)
-    replace_file(path, (json.dumps({**known, name: found}, indent=1, sort_keys=True) + "\n").encode())
+    _remember(stores_dir, {**known, name: found})
     return found, [f"{name}: batches of {found} are the fastest; remembered"]
+
+
+def known_pass(spec: BackboneSpec, device: torch.device, batch: int, stores_dir: Path) -> int:
+    """Samples a pass that the device held when it last ran out of memory at this batch; else the batch."""
+    return min(batch, _remembered(stores_dir).get(_pass_name(spec, device, batch), batch))
+
+
+def remember_pass(spec: BackboneSpec, device: torch.device, batch: int, size: int, stores_dir: Path) -> None:
+    """Have the next run begin with passes of `size`; forgotten where whole batches fit again."""
+    known = _remembered(stores_dir)
+    after = {**known, _pass_name(spec, device, batch): size}
+    if size >= batch:
+        del after[_pass_name(spec, device, batch)]
+    if after != known:
+        _remember(stores_dir, after)
+
+
+def _name(spec: BackboneSpec, device: torch.device) -> str:
+    return f"{spec.architecture} on {_device_name(device)} in {spec.precision}"
+
+
+def _pass_name(spec: BackboneSpec, device: torch.device, batch: int) -> str:
+    return f"{_name(spec, device)}, batches of {batch}: passes"
+
+
+def _remembered(stores_dir: Path) -> dict[str, int]:
+    path = stores_dir / BATCHES
+    known: dict[str, int] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return known
+
+
+def _remember(stores_dir: Path, known: Mapping[str, int]) -> None:
+    replace_file(stores_dir / BATCHES, (json.dumps(known, indent=1, sort_keys=True) + "\n").encode())
 
 
 def _nothing() -> None:

@@ -145,6 +145,7 @@ def extract_backbone(
         if plan.blocks:
             with Stopping(after_s) as stopping:
                 _run_blocks(session, plan, failures, times, stopping, progress, say)
+        session.remember_pass()
         for note in [*session.memory_notes(), *session.cut_notes()]:
             session.notes.append(note)
             say(note)

@@ -26,7 +26,7 @@ from embedpipe.extract.earlier import EarlierStore
 from embedpipe.extract.engine import Engine
 from embedpipe.extract.options import ExtractOptions
 from embedpipe.extract.probe import check_probe
-from embedpipe.extract.resolve import Features, resolve, resolve_batch
+from embedpipe.extract.resolve import Features, known_pass, remember_pass, resolve, resolve_batch
 from embedpipe.extract.samples import WantedSamples, gather
 from embedpipe.extract.seeding import Earlier, seed_group
 from embedpipe.extract.windows import Windows, lay_out, windows_of, with_windows
@@ -87,6 +87,12 @@ class Session:
     def engine(self, taps: Sequence[str]) -> Engine:
         """The device with the backbone down to the deepest of `taps`, and their reductions."""
         return self.computer.engine(taps)
+
+    def remember_pass(self) -> None:
+        """Note the passes that the device holds, so that the next run need not find out by running out of memory."""
+        size = self.computer.last_pass()
+        if size is not None:
+            remember_pass(self.spec, self.computer.device, self.batch, size, self.group.path.parent)
 
     def memory_notes(self) -> list[str]:
         """Where the device could not hold whole batches, in a sentence."""
@@ -249,8 +255,9 @@ def open_session(
             group.save_probe({**stored, **new})
         forward = backbone.forward(tap_specs, device, as_precision(spec.precision), compiled=extract.compile)
         batch, found_notes = resolve_batch(extract.batch, spec, device, backbone.staging, forward, stores_dir)
+        first_pass = known_pass(spec, device, batch, stores_dir)
         computer = Computer(
-            backbone, device, spec.precision, tap_specs, batch, extract.compile, wanted.sources
+            backbone, device, spec.precision, tap_specs, batch, extract.compile, wanted.sources, first_pass
         )
         yield Session(
             name,

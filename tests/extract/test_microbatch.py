@@ -7,6 +7,8 @@ import torch
 
 from embedpipe.errors import OutOfDeviceMemory
 from embedpipe.extract.microbatch import MicroBatches, is_out_of_memory, search_batch
+from embedpipe.extract.resolve import known_pass, remember_pass
+from embedpipe.spec import BackboneSpec
 
 
 class Device:
@@ -98,3 +100,13 @@ def test_the_search_stays_within_memory():
     assert found(Clock(fixed=64.0, each=1.0, room=100)) == 64
     assert found(Clock(fixed=64.0, each=1.0, room=3)) == 2
     assert found(Clock(fixed=64.0, each=1.0, room=0)) == 1
+
+
+def test_passes_that_fit_are_remembered_and_forgotten_where_whole_batches_fit_again(tmp_path):
+    spec, device = BackboneSpec("net", "0" * 32, "none", "{}", "float32", "cpu"), torch.device("cpu")
+    assert known_pass(spec, device, 32, tmp_path) == 32
+    remember_pass(spec, device, 32, 8, tmp_path)
+    assert known_pass(spec, device, 32, tmp_path) == 8
+    assert known_pass(spec, device, 64, tmp_path) == 64, "another batch is another question"
+    remember_pass(spec, device, 32, 32, tmp_path)
+    assert known_pass(spec, device, 32, tmp_path) == 32

@@ -115,12 +115,33 @@ def test_running_out_of_memory_costs_a_smaller_pass_and_no_sample(cli, ingested,
     _, err = extract(cli, ingested)
     assert "passes of 8" in err
     found = shards(ingested)
+    remembered = json.loads((ingested / ".embedpipe/stores/batches.json").read_text())
+    assert list(remembered.values()) == [8]
+    tried = []
+    monkeypatch.setattr(
+        Backbone, "forward", lambda *args, **kwargs: tried_by(tried, forward(*args, **kwargs))
+    )
+    shutil.rmtree(ingested / "data/features")
+    for group in (ingested / ".embedpipe/stores").glob("*/group.json"):
+        shutil.rmtree(group.parent)
+    _, err = extract(cli, ingested)
+    assert max(tried) <= 8 and "memory ran out" not in err, "the next run begins with what fits"
     for path in expected:
         if path.startswith("block"):
             a, b = (
                 np.frombuffer(data[:1000], np.float16).astype(float) for data in (expected[path], found[path])
             )
             np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-3)
+
+
+def tried_by(tried, run):
+    """A forward pass that notes how many samples it was given."""
+
+    def noting(x):
+        tried.append(len(x))
+        return run(x)
+
+    return noting
 
 
 def small_blocks(monkeypatch, rows):
