@@ -1,6 +1,6 @@
 """How much faster texts are embedded than by the loop one writes first, and whether they come out the same.
 
-    python benchmarks/text.py --model FOLDER --table TABLE.tsv [--column SMS] [--batch 32] [--repeats 3]
+    python benchmarks/text.py --model FOLDER --table TABLE.tsv [--column SMS] [--num N] [--batch 32] [--repeats 3]
 
 FOLDER holds a text encoder as save_pretrained writes it, TABLE its texts. Both ways keep every hidden state's
 mean over tokens. The loop: float32, batches padded to their longest, in the given order, `output_hidden_states`,
@@ -129,6 +129,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="folder of a text encoder")
     parser.add_argument("--table", type=Path, help="table of texts")
     parser.add_argument("--column", default="SMS")
+    parser.add_argument("--num", type=int, help="the first so many texts; default: all")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
@@ -142,6 +143,10 @@ def main() -> None:
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """All figures."""
     model, table = options.model.resolve(), options.table.resolve()
+    if options.num is not None:
+        lines = table.read_text(encoding="utf-8").splitlines(keepends=True)[: options.num + 1]
+        table = folder / f"some{table.suffix}"
+        table.write_text("".join(lines), encoding="utf-8")
     projects = {
         precision: make_project(folder / precision, model, table, options.column, options.batch, precision)
         for precision in ("auto", "float32")

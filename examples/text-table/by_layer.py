@@ -39,7 +39,9 @@ def main() -> None:
             for k in (10, 0):
                 rows = [(arms == arm) & (k_shots == k) & (draws == draw) for draw in range(DRAWS if k else 1)]
                 cells.append(_cell([(truth[row], found[row]) for row in rows if row.any()]))
-            print(f"| {arm.partition('/')[2].removesuffix('.mean_tokens') or arm} | {' | '.join(cells)} |")
+            tap = arm.partition("/")[2]
+            name = "all seven side by side" if ".." in tap else tap.removesuffix(".mean_tokens")
+            print(f"| {name} | {' | '.join(cells)} |")
     print(f"| TF-IDF | {' | '.join(_tfidf(is_spam))} |")
 
 
