@@ -41,10 +41,17 @@ class Computer:
     sources: Sequence[Source]
     first_pass: int | None = None
     _engines: dict[tuple[str, ...], Engine] = field(default_factory=dict, repr=False)
+    _ahead: dict[tuple[int, str, int], torch.Tensor] = field(default_factory=dict, repr=False)
 
     def read(self, source: int, locator: str, part: int = 0) -> torch.Tensor:
         """What is staged of one sample, or of one window of it. Raises `UnreadableSample`."""
+        if self._ahead and (staged := self._ahead.pop((source, locator, part), None)) is not None:
+            return staged
         return self.backbone.inputs.stage(self.sources[source].read(locator), part)
+
+    def read_ahead(self, source: int, locator: str, part: int = 0) -> None:
+        """Read one row and keep what is staged of it until it is asked for. Raises as `read`."""
+        self._ahead[source, locator, part] = self.read(source, locator, part)
 
     def reader(
         self, sources: np.ndarray, locators: Sequence[str], parts: np.ndarray

@@ -80,9 +80,15 @@ class Session:
         return self.computer.read(source, locator, int(wanted.parts[index]))
 
     def warm_up(self, plan: GrowthPlan) -> None:
-        """Read the first sample that is missing: what its source imports and opens is no cost of decoding."""
-        with contextlib.suppress(UnreadableSample), _uncounted(self.backbone):
-            self.read(int(plan.wanted_of_row[plan.blocks[0].segments[0].rows[0]]))
+        """Read the first sample that is missing: what its source imports and opens is no cost of decoding.
+
+        It is kept until it is asked for, since reading twice may be dear.
+        """
+        index = int(plan.wanted_of_row[plan.blocks[0].segments[0].rows[0]])
+        some, wanted = np.array([index]), self.wanted
+        source, locator = int(wanted.source_index(some)[0]), wanted.locators(some)[0]
+        with contextlib.suppress(UnreadableSample):
+            self.computer.read_ahead(source, locator, int(wanted.parts[index]))
 
     def engine(self, taps: Sequence[str]) -> Engine:
         """The device with the backbone down to the deepest of `taps`, and their reductions."""

@@ -12,6 +12,7 @@ from embedpipe.sources.base import WindowOptions, expanded
 from embedpipe.sources.folder import FolderOptions
 from embedpipe.sources.glyphs import GlyphsOptions
 from embedpipe.sources.hdf5 import Hdf5Options
+from embedpipe.sources.python import PythonOptions
 from embedpipe.sources.several import SeveralOptions
 from embedpipe.sources.sklearn import SklearnOptions
 from embedpipe.sources.table import TableOptions
@@ -25,6 +26,7 @@ SourceOptions = Annotated[
     | ArraysOptions
     | TarOptions
     | TorchvisionOptions
+    | PythonOptions
     | SklearnOptions
     | GlyphsOptions
     | SeveralOptions,

@@ -42,8 +42,8 @@ class ArraysOptions(StrictModel):
     range: tuple[float, float] | None = Field(default=None, description=RANGE)
     labels: list[str] | dict[str, str] = Field(
         default_factory=list,
-        description="Arrays of labels, one value an image: a list of names, or names by column; beside a .npy they are "
-        ".npy files in its folder.",
+        description="Arrays of labels, one value or one row an image: a list of names, or names by column; beside a "
+        ".npy they are .npy files in its folder.",
     )
 
     @property

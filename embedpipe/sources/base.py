@@ -206,11 +206,27 @@ REGISTRY: dict[str, str] = {
     "glyphs": "embedpipe.sources.glyphs:GlyphsOptions:GlyphsSource",
     "hdf5": "embedpipe.sources.hdf5:Hdf5Options:Hdf5Source",
     "several": "embedpipe.sources.several:SeveralOptions:SeveralSource",
+    "python": "embedpipe.sources.python:PythonOptions:PythonSource",
     "sklearn": "embedpipe.sources.sklearn:SklearnOptions:SklearnSource",
     "table": "embedpipe.sources.table:TableOptions:TableSource",
     "tar": "embedpipe.sources.tar:TarOptions:TarSource",
     "torchvision": "embedpipe.sources.torchvision:TorchvisionOptions:TorchvisionSource",
 }
+
+
+def plain(value: object) -> Label:
+    """A label as text or number, or a list of them; what is neither (a date, a mapping) as its text."""
+    if isinstance(value, list):
+        return [plain(one) for one in value]
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return value
+    return str(value)
 
 
 def expanded(raw: Any) -> Any:

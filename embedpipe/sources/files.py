@@ -48,7 +48,8 @@ def look_at(
         What a listing has said of it.
     """
     try:
-        info = info or files.info(address)
+        if info is None or not info.stamp:  # a listing over https:// says nothing of a file
+            info = files.info(address)
     except FileNotFoundError:
         return Seen("", None, "no such file")
     except OSError as error:

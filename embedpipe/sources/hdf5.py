@@ -38,7 +38,8 @@ class Hdf5Options(StrictModel):
     range: tuple[float, float] | None = Field(default=None, description=RANGE)
     labels: list[str] | dict[str, str] = Field(
         default_factory=list,
-        description="Data sets of labels, one value an image: a list of paths, or paths by the name of the column.",
+        description="Data sets of labels, one value or one row an image: a list of paths, or paths by the name of the "
+        "column.",
     )
     table: str | None = Field(
         default=None,

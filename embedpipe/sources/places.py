@@ -181,14 +181,21 @@ class Files:
         except OSError as error:
             raise UnreadableSample(f"cannot be read ({error.strerror or error})") from error
 
-    def open(self, address: str) -> BinaryIO:
-        """A file to read and seek in, from the copy that was kept of it if there is one. Errors as `fetch`."""
+    def open(self, address: str, *, sparsely: bool = False) -> BinaryIO:
+        """A file to read and seek in, from the copy that was kept of it if there is one. Errors as `fetch`.
+
+        Parameters
+        ----------
+        sparsely
+            Fetch what is read and nothing ahead of it: more requests, fewer bytes.
+        """
         kept = self.kept(address) if is_remote(address) else Path(address)
         if kept is not None:
             with _as_unreadable():
                 return kept.open("rb")
         with _reaching(address), _as_unreadable():
-            return cast(BinaryIO, self._filesystem(address).open(address, "rb"))
+            cache = {"cache_type": "none"} if sparsely else {}
+            return cast(BinaryIO, self._filesystem(address).open(address, "rb", **cache))
 
     def path(self, address: str) -> str | None:
         """Where the file lies on this disk, itself or as a copy; None if it is elsewhere alone."""

@@ -20,7 +20,7 @@ from embedpipe.errors import DataError, UnreadableSample
 from embedpipe.manifest.files import decode_parquet
 from embedpipe.params import did_you_mean
 from embedpipe.remote import is_remote
-from embedpipe.sources.base import Label
+from embedpipe.sources.base import Label, plain
 from embedpipe.sources.places import Files, suffix_of
 
 SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl")
@@ -176,7 +176,7 @@ def _read_json_lines(path: str, file: io.TextIOWrapper) -> Rows:
             raise DataError(f"{path}: line {number}: expected a JSON object, found {error}") from error
         if not isinstance(record, dict):
             raise DataError(f"{path}: line {number}: expected a JSON object, found {type(record).__name__}")
-        records.append({name: _plain(value) for name, value in record.items()})
+        records.append({name: plain(value) for name, value in record.items()})
     names = dict.fromkeys(name for record in records for name in record)
     return Rows(path, {name: [record.get(name) for record in records] for name in names})
 
@@ -187,23 +187,10 @@ def _read_parquet(path: str, content: bytes) -> Rows:
     except pa.ArrowInvalid as error:
         raise DataError(f"{path}: expected Parquet, found something else ({error})") from error
     _refuse_repeated(path, table.column_names)
-    return Rows(path, {name: [_plain(v) for v in table[name].to_pylist()] for name in table.column_names})
+    return Rows(path, {name: [plain(v) for v in table[name].to_pylist()] for name in table.column_names})
 
 
 def _refuse_repeated(path: str, header: list[str]) -> None:
     repeated = [name for name, count in Counter(header).items() if count > 1]
     if repeated:
         raise DataError(f"{path}: expected each column once, found {repeated[0]!r} several times")
-
-
-def _plain(value: object) -> Label:
-    """A label as text or number, or a list of them; what is neither (a date, a mapping) as its text."""
-    if isinstance(value, list):
-        return [_plain(one) for one in value]
-    if value is None or isinstance(value, str):
-        return value
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int | float):
-        return value
-    return str(value)

@@ -20,6 +20,7 @@ from embedpipe.sources.base import Access, Modality, Scanned, Seen, Source, expa
 from embedpipe.sources.folder import FolderOptions
 from embedpipe.sources.glyphs import GlyphsOptions
 from embedpipe.sources.hdf5 import Hdf5Options
+from embedpipe.sources.python import PythonOptions
 from embedpipe.sources.sklearn import SklearnOptions
 from embedpipe.sources.table import TableOptions
 from embedpipe.sources.tar import TarOptions
@@ -34,6 +35,7 @@ SingleSource = Annotated[
     | ArraysOptions
     | TarOptions
     | TorchvisionOptions
+    | PythonOptions
     | SklearnOptions
     | GlyphsOptions,
     Field(discriminator="kind"),

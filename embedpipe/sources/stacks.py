@@ -22,7 +22,7 @@ from embedpipe.errors import ConfigError, DataError, UnreadableSample
 from embedpipe.manifest.keys import version_key
 from embedpipe.params import did_you_mean
 from embedpipe.progress import Progress, silent
-from embedpipe.sources.base import CONTENT, ETAG, Access, Label, Modality, Scanned, Seen
+from embedpipe.sources.base import CONTENT, ETAG, Access, Label, Modality, Scanned, Seen, plain
 from embedpipe.sources.pixels import Layout, PixelFormat
 from embedpipe.sources.places import Files, locate
 from embedpipe.spec import digest
@@ -250,9 +250,10 @@ class StackSource:
 
     def _values(self, values: Any, name: str, num: int) -> list[Label]:
         array = np.asarray(values)
-        if array.shape != (num,):
+        if array.ndim not in (1, 2) or len(array) != num:
             raise DataError(
-                f"{self.address}: {name!r}: expected one label for each of {num:,} images, found shape {array.shape}"
+                f"{self.address}: {name!r}: expected one label, or one list of them, for each of {num:,} images, found "
+                f"shape {array.shape}"
             )
         return [plain(value) for value in array.tolist()]
 
@@ -285,14 +286,3 @@ class StackSource:
                 f"columns: {', '.join(columns) or 'none'}"
             )
         return columns[name]
-
-
-def plain(value: Any) -> Label:
-    """A value of an array as a label."""
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if value is None or isinstance(value, str | int | float):
-        return value
-    return str(value)

@@ -22,7 +22,7 @@ from embedpipe.manifest.keys import content_key, version_key
 from embedpipe.params import StrictModel
 from embedpipe.progress import Progress, silent
 from embedpipe.remote import is_remote
-from embedpipe.sources.base import CONTENT, ETAG, Access, Label, Modality, Scanned, Seen
+from embedpipe.sources.base import CONTENT, ETAG, Access, Label, Modality, Scanned, Seen, plain
 from embedpipe.sources.decode import DECODER, check_header, decode, image_suffixes
 from embedpipe.sources.files import Check
 from embedpipe.sources.places import STORAGE, FileInfo, base_of, join, locate, unreachable
@@ -163,7 +163,7 @@ class TarSource:
             self.files.copy(shard, info)
         found: list[Scanned] = []
         without = 0
-        with self.files.open(shard) as file:
+        with self.files.open(shard, sparsely=self.version != CONTENT) as file:
             try:
                 for group in self._groups(shard, file, info.nbytes):
                     sample = self._sample(group, file, shard, name, info, stamp)
@@ -320,7 +320,7 @@ class TarSource:
                 return labels, f"its .{extension} cannot be read: {error}"
             if not isinstance(fields, dict):
                 return labels, f"its .json: expected an object, found {type(fields).__name__}"
-            labels.update({key: _label(value) for key, value in fields.items()})
+            labels.update({key: plain(value) for key, value in fields.items()})
         return labels, None
 
     def _id(self, group: _Group, name: str, labels: Mapping[str, Label], shard: str) -> str:
@@ -356,14 +356,6 @@ def _text(content: bytes) -> str:
     if not text.strip():
         raise UnreadableSample("empty text")
     return text
-
-
-def _label(value: Any) -> Label:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if value is None or isinstance(value, str | int | float):
-        return value
-    return json.dumps(value, sort_keys=True)
 
 
 def _shard_of(locator: str) -> str:

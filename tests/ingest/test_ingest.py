@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from embedpipe.errors import ConfigError, DataError, TooManyFailed
 from embedpipe.sources import files
@@ -44,6 +46,27 @@ def test_every_sample_is_in_the_manifest_or_in_quarantine(photos: Any, folder: d
         "dog/text.jpg,dog/text.jpg,not an image that Pillow reads (starts with b'I am no pict')",
     ]
     assert any("left out 2 unreadable samples" in note for note in summary.notes)
+
+
+def test_every_kind_of_bad_image_is_listed_with_its_reason(
+    photos: Any, folder: dict[str, Any], png: Png, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("embedpipe.sources.decode.MAX_PIXELS", 36)  # as large as the good ones are
+    bomb = io.BytesIO()
+    Image.new("L", (7, 7)).save(bomb, "PNG")
+    photos.write("photos/cat/bomb.png", bomb.getvalue())
+    photos.write("photos/cat/cut.png", png(0)[:-30])
+    photos.write("photos/cat/zero.png", b"")
+    photos.write("photos/dog/text.jpg", b"I am no picture")
+    raw = {"source": {**folder["source"], "check": "decode"}, "max_failed": 0.1}
+    summary = photos.ingest(raw)
+    assert (summary.num_samples, summary.num_failed) == (60, 4)
+    reasons = dict(line.split(",", 2)[::2] for line in photos.quarantine.splitlines()[1:])
+    assert "a decompression bomb: 7x7 px from" in reasons["cat/bomb.png"]
+    assert "truncated" in reasons["cat/cut.png"] or "damaged" in reasons["cat/cut.png"]
+    assert reasons["cat/zero.png"] == "empty file (0 bytes)"
+    assert "not an image that Pillow reads" in reasons["dog/text.jpg"]
+    assert not set(reasons) & set(photos.manifest.sample_ids)
 
 
 def test_labels_are_apart_and_cover_unreadable_samples(photos: Any, folder: dict[str, Any]) -> None:

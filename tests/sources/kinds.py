@@ -177,7 +177,67 @@ def several(root: Path) -> Made:
     )
 
 
+OWN = """
+from pathlib import Path
+import numpy as np
+from PIL import Image
+from embedpipe.errors import UnreadableSample
+from embedpipe.manifest.keys import array_key
+from embedpipe.sources.base import Scanned
+
+class Raw:
+    modalities = ("image",)
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def scan(self, known, progress=None):
+        for path in sorted(self.folder.glob("*.raw")):
+            try:
+                key, reason = array_key(np.asarray(self.read(path.name))), None
+            except UnreadableSample as error:
+                key, reason = None, str(error)
+            yield Scanned(path.stem, path.name, key, reason, {"digit": path.stem[-1]})
+
+    def read(self, locator):
+        path = self.folder / locator
+        if not path.is_file() or path.stat().st_size != 108:
+            raise UnreadableSample("expected 108 bytes")
+        return Image.frombytes("RGB", (6, 6), path.read_bytes())
+
+    def notes(self):
+        return []
+
+def open_raw(options, access):
+    return Raw(Path(access.root) / options["folder"])
+"""
+
+
+def python(root: Path) -> Made:
+    """A source of the user's own, in a module beside params.yaml."""
+    (root / "raw").mkdir()
+    for i in range(NUM):
+        (root / "raw" / f"{i:02d}-{DIGITS[i]}.raw").write_bytes(PIXELS[i].tobytes())
+    (root / "raw" / "99-0.raw").write_bytes(b"short")
+    (root / "own_raw_source.py").write_text(OWN)
+    names = [f"{i:02d}-{DIGITS[i]}" for i in range(NUM)]
+    options = {"kind": "python:own_raw_source:open_raw", "options": {"folder": "raw"}}
+    return Made(options, array_keys(), names, "99-0")
+
+
 KINDS: dict[str, Callable[[Path], Made]] = {
     make.__name__: make
-    for make in (folder, table, hdf5_nhwc, hdf5_nchw_floats, npy, npz, zarr_group, tar, torchvision, several)
+    for make in (
+        folder,
+        table,
+        hdf5_nhwc,
+        hdf5_nchw_floats,
+        npy,
+        npz,
+        zarr_group,
+        tar,
+        torchvision,
+        python,
+        several,
+    )
 }

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import http.server
 import importlib.util
 import sys
+import threading
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -180,6 +182,30 @@ def test_with_an_etag_as_identity_a_sample_is_read_once_in_all(
     assert [name for name in found if found[name].key != changed[name]] == [at.made.names[3]]
 
 
+def test_with_an_etag_as_identity_of_a_shard_its_images_are_not_fetched_to_index_it(
+    tmp_path: Path, s3: Any, bucket: str, storage: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import s3fs
+
+    spans: list[int] = []
+    fetch_range = s3fs.core.S3File._fetch_range
+
+    def counted(self: Any, start: int, end: int) -> Any:
+        spans.append(end - start)
+        return fetch_range(self, start, end)
+
+    monkeypatch.setattr(s3fs.core.S3File, "_fetch_range", counted)
+    members = {f"{i}.png": bytes(100_000) for i in range(4)} | {"4.png": kinds.png(4), "4.cls": b"1"}
+    kinds.write_tar(tmp_path / "0.tar", members)
+    s3.put_file(str(tmp_path / "0.tar"), f"{bucket}/0.tar")
+    options = {"kind": "tar", "path": f"s3://{bucket}/*.tar", "storage": storage}
+    source = open_source(options, tmp_path, version="etag")
+    samples = scan(source)
+    assert len(samples) == 5 and samples[4].labels == {"cls": "1"}
+    assert sum(spans) < 10_000
+    np.testing.assert_array_equal(np.asarray(source.read(samples[4].locator)), kinds.PIXELS[4])
+
+
 def test_with_a_spool_a_sample_is_read_once_in_all(lake: Any, fetched: list[str]) -> None:
     at = lake("folder")
     samples = [s for s in scan(at.open(spooling=True)) if s.key is not None]
@@ -245,6 +271,41 @@ def test_a_table_there_is_fetched_once_while_it_stays(
     # until the next ingest, what is read is what was ingested
     assert opened().read(samples[1].locator) == "two"
     assert scan(opened())[1].key == text_key("three")
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
+    """A web server over `tmp_path`, and what it was asked for."""
+    asked: list[str] = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args: Any, **more: Any) -> None:
+            super().__init__(*args, directory=str(tmp_path), **more)
+
+        def log_message(self, *args: Any) -> None:
+            asked.append(f"{self.command} {self.path.rsplit('/', 1)[-1]}")
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}", asked
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("kind", ["folder", "table", "hdf5_nhwc", "tar"])
+def test_a_web_server_is_read_as_a_path_is(kind: str, web: tuple[str, list[str]], tmp_path: Path) -> None:
+    url, asked = web
+    made = kinds.KINDS[kind](tmp_path)
+    options = {**made.options, "path": f"{url}/{made.options['path']}"}
+    first = scan(open_source(options, Path("/nowhere"), **made.open_with))
+    found = {s.sample_id: s.key for s in first}
+    assert [found[name] for name in made.names] == made.keys
+    asked.clear()
+    again = scan(open_source(options, Path("/nowhere"), **made.open_with), seen(first))
+    assert {s.sample_id: s.key for s in again} == found
+    kept = (".png", ".tar")
+    assert not [one for one in asked if one.startswith("GET") and one.endswith(kept) and "absent" not in one]
 
 
 @pytest.mark.parametrize(

@@ -122,12 +122,18 @@ def test_a_file_that_is_no_hdf5_is_called_that(tmp_path: Path) -> None:
 
 def test_labels_of_another_length_are_refused(tmp_path: Path) -> None:
     write(tmp_path, images=RGB, y=np.arange(3))
-    with pytest.raises(DataError, match=r"'y': expected one label for each of 4 images, found shape \(3,\)"):
+    with pytest.raises(
+        DataError,
+        match=r"'y': expected one label, or one list of them, for each of 4 images, found shape \(3,\)",
+    ):
         scan(opened(tmp_path, labels=["y"]))
 
 
 def test_labels_come_from_data_sets_and_from_a_group_of_them(tmp_path: Path) -> None:
     write(tmp_path, images=RGB, meta__who=["a", "b", "c", "d"], meta__age=[1.5, 2, 3, 4], y=[0, 1, 0, 1])
+    with h5py.File(tmp_path / "d.h5", "a") as file:
+        file["box"] = np.arange(8).reshape(4, 2)
+    assert scan(opened(tmp_path, labels=["box"]))[1].labels == {"box": [2, 3]}
     source = opened(tmp_path, labels={"kind": "y"}, table="meta", id="who")
     assert scan(source)[1].labels == {"kind": 1, "age": 2.0}
     assert [s.sample_id for s in scan(source)] == ["a", "b", "c", "d"]
