@@ -113,6 +113,8 @@ def forget(workspace: Workspace, found: Forgetting) -> None:
                 erase(group, rows)
     # sums that the sample is part of, and its key
     shutil.rmtree(workspace.moments_dir, ignore_errors=True)
+    for path in workspace.work_dir.glob("ingest/*/masks-*.parquet"):  # whose masks are read again
+        path.unlink()
     for backbone in Sections(workspace).entries("backbones"):
         folder = workspace.features(backbone)
         if not folder.exists():

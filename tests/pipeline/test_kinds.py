@@ -255,3 +255,10 @@ def test_new_inputs_are_told_their_labels_and_their_box(kinds, cli):
     assert code == 0 and {"tags", "p(tags=red)", "box.x", "box.w"} <= set(row)
     code, _, err = cli(kinds, "predict", "images/00.png", "--task", "parts")
     assert code == 2 and "answers for every place of a map" in err
+
+
+def test_forgetting_a_sample_forgets_the_masks_that_were_read(kinds, tmp_path, cli):
+    root = shutil.copytree(kinds, tmp_path / "project")
+    assert list(root.glob(".embedpipe/ingest/shapes/masks-parts-*.parquet"))
+    assert cli(root, "forget", "images/00.png", "--yes")[0] == 0
+    assert not list(root.glob(".embedpipe/ingest/shapes/masks-*.parquet"))
