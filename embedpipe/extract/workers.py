@@ -122,13 +122,15 @@ def _local(num_workers: int | str, device_kind: str) -> Iterator[Any]:
     from distributed import Nanny, Scheduler, SpecCluster
 
     here = {"host": "127.0.0.1", "protocol": "tcp://"}
+    # its HTTP server is started all the same: not on every interface, nor on the one port that others may have
+    quiet = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
     options = worker_options(num_workers, device_kind, visible_gpus() if device_kind == "cuda" else ())
     workers = {i: {"cls": Nanny, "options": {**here, **one}} for i, one in enumerate(options)}
     started = dask.config.get("distributed.nanny.pre-spawn-environ", {}) | MALLOC
     with dask.config.set({"distributed.nanny.pre-spawn-environ": started}):
         cluster = SpecCluster(
             workers=workers,
-            scheduler={"cls": Scheduler, "options": {**here, "port": 0, "dashboard": False}},
+            scheduler={"cls": Scheduler, "options": {**here, "port": 0, **quiet}},
             silence_logs=40,
         )
         with cluster:
