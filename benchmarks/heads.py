@@ -1,14 +1,15 @@
 """Whole grids of heads in one pass, against loops of single fits.
 
     python benchmarks/heads.py [--num 20000] [--repeats 3] [--quick] [--only ridge,logistic,...]
-        [--store data/features/glyphnet] [--manifest data/manifests/digits/samples.parquet]
+        [--store data/features/glyphnet] [--manifest data/manifests/digits/samples.parquet] [--into FILE]
 
 Features are of scikit-learn's digits, embedded by the default run's backbone (`make repro` makes the store), or of
 any published store and its manifest. Where a figure needs more rows than there are, the rows are repeated with noise
 of a tenth of each column's spread; where it needs more columns, they are mixed into as many by one random matrix and
 rectified, which leaves them as correlated as a network's are. Medians over repeats, ours and theirs by turns; a
 reference that would take minutes is timed on a sample, which the result names. Ends with one JSON object of named
-figures. `--quick` runs every part on a tenth of the rows, once: it proves the script, its ratios say nothing.
+figures; `--into` adds them to those of a file, so that parts can be run one at a time. `--quick` runs every part on a
+tenth of the rows, once: it proves the script, its ratios say nothing.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ def main() -> None:
     parser.add_argument("--store", type=Path, default=ROOT / "data/features/glyphnet")
     parser.add_argument("--manifest", type=Path, default=ROOT / "data/manifests/digits/samples.parquet")
     parser.add_argument("--only", default=",".join(PARTS), help=f"some of {', '.join(PARTS)}")
+    parser.add_argument("--into", type=Path, help="a JSON file that the figures are added to")
     options = parser.parse_args()
     num, repeats = (options.num // 10, 1) if options.quick else (options.num, options.repeats)
     rows, figures = Rows(options.store, options.manifest), {}
@@ -75,7 +77,11 @@ def main() -> None:
             name, {key: rounded(value) for key, value in figures.items() if key.startswith(name)}, flush=True
         )
     about = {"machine": machine(), "store": options.store.name, "num": num, "repeats": repeats}
-    print(json.dumps({**{key: rounded(value) for key, value in figures.items()}, **about}))
+    found = {**{key: rounded(value) for key, value in figures.items()}, **about}
+    if options.into is not None:
+        earlier = json.loads(options.into.read_text()) if options.into.exists() else {}
+        options.into.write_text(json.dumps({**earlier, **found}, indent=2) + "\n")
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

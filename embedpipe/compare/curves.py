@@ -61,7 +61,7 @@ def learning_curve(evidence: Evidence, chosen: Mapping[str, Any]) -> list[dict[s
 def layer_curve(evidence: Evidence) -> list[dict[str, Any]]:
     """The best head of each tap at each k_shot, by depth.
 
-    At all labels validation chooses the head; at a numeric k_shot the mean score on held-out folds of the
+    At all labels what selects chooses the head; at a numeric k_shot the mean score on held-out folds of the
     draws' own labels does, so that these figures are not the best of many on validation.
     """
     points = []
@@ -90,8 +90,8 @@ def _standing(evidence: Evidence, row: Mapping[str, Any]) -> float:
     """What chooses among the heads of a tap; more is better."""
     sign = sign_of(evidence.metric)
     if k_code(row["k_shot"]) == ALL:
-        value = evidence.value(row["arm"])
-        return sign * value if math.isfinite(value) else -math.inf
+        value = row["inner"][evidence.metric] if "inner" in row else evidence.value(row["arm"])
+        return sign * value if value is not None and math.isfinite(value) else -math.inf
     inner = [draw["inner"][evidence.metric] for draw in row["per_draw"] if draw["inner"] is not None]
     finite = [value for value in inner if value is not None]
     return sign * sum(finite) / len(finite) if finite else -math.inf

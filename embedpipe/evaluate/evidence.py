@@ -102,6 +102,11 @@ class Evidence:
         return str(self.about["metric"])
 
     @property
+    def chosen_on_folds(self) -> bool:
+        """Whether folds of the training samples choose, and validation does not."""
+        return self.about.get("on") == "folds"
+
+    @property
     def truth(self) -> npt.NDArray[np.generic]:
         return self.judge.truth
 

@@ -65,6 +65,12 @@ class Optimism:
         }
 
 
+def no_optimism(value: float, num_arms: int, num_candidates: int) -> Optimism:
+    """Of a choice that was made on other samples: there is nothing to correct."""
+    nan = float("nan")
+    return Optimism(value, Interval(nan, nan, nan), num_arms, num_candidates, 0)
+
+
 def optimism(
     evidence: Evidence, best: str, arms: Sequence[str], candidates: Candidates | None = None
 ) -> Optimism:

@@ -50,8 +50,11 @@ Baselines = Annotated[list[str], AfterValidator(_known_baselines)]
 class SelectOptions(StrictModel):
     """What chooses tap, backbone, head and hyperparameters."""
 
-    on: Literal["val"] = Field(
-        "val", description="Samples that choose at k_shot all: the validation split; the test is sealed."
+    on: Literal["val", "folds"] = Field(
+        "val",
+        description="What chooses at k_shot all: the validation split (`val`), or five `folds` of the training "
+        "samples, each predicted by heads that never saw it. Folds cost six times the fits, and leave validation "
+        "unseen, so that its figures are not those of the best of many.",
     )
     by: Metric = Field(
         "balanced_accuracy",

@@ -6,7 +6,7 @@ Knows nothing of files.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -78,10 +78,13 @@ class LdaHead(PreparedHead, WeightedHead, LinearClassifierHead):
         Replace columns by as many principal components of the training rows.
     whiten : bool
         Scale the components to unit variance.
+    class_weight : None, str or mapping
+        ``balanced``: each class is as likely as any other; or weights by label.
 
     Notes
     -----
-    Equal to scikit-learn's ``LinearDiscriminantAnalysis(solver="lsqr", shrinkage=...)``. `predict_proba` is the
+    Equal to scikit-learn's ``LinearDiscriminantAnalysis(solver="lsqr", shrinkage=...)``, with equal ``priors`` where
+    classes are balanced. `predict_proba` is the
     model's own, as likely to be overconfident as its Gaussians are wrong.
     """
 
@@ -96,21 +99,27 @@ class LdaHead(PreparedHead, WeightedHead, LinearClassifierHead):
         normalise: bool = False,
         pca: int | None = None,
         whiten: bool = False,
+        class_weight: Any = None,
     ) -> None:
         self.shrinkage = shrinkage
         self.standardise = standardise
         self.normalise = normalise
         self.pca = pca
         self.whiten = whiten
+        self.class_weight = class_weight
 
     @classmethod
     def _fit_many(cls, heads: Sequence[Self], training: Training) -> None:
-        normal = moments_of(training.rows, {ALL: training.onehot}, weight=training.weight).normal(ALL)
-        for group in grouped(heads, "standardise"):
-            found = Discriminants(normal, standardise=group[0].standardise)
-            for head in group:
-                coef_KD, intercept_K = found.weights(head.shrinkage)
-                if len(coef_KD) == 2:
-                    coef_KD, intercept_K = coef_KD[1:] - coef_KD[:1], intercept_K[1:] - intercept_K[:1]
-                head.coef_, head.intercept_ = coef_KD, intercept_K
-                head.converged_ = True
+        for alike in grouped(heads, "class_weight"):
+            weight = training.weight_of(alike[0].class_weight)
+            normal = moments_of(training.rows, {ALL: training.onehot}, weight=weight).normal(ALL)
+            for group in grouped(alike, "standardise"):
+                found = Discriminants(normal, standardise=group[0].standardise)
+                for head in group:
+                    head._take(*found.weights(head.shrinkage))
+
+    def _take(self, coef_KD: np.ndarray, intercept_K: np.ndarray) -> None:
+        if len(coef_KD) == 2:
+            coef_KD, intercept_K = coef_KD[1:] - coef_KD[:1], intercept_K[1:] - intercept_K[:1]
+        self.coef_, self.intercept_ = coef_KD, intercept_K
+        self.converged_ = True

@@ -16,12 +16,13 @@ from embedpipe.heads.linear import Scaling
 from embedpipe.heads.multilabel import MultiLabelHead
 from embedpipe.heads.nets import Net, PerceptronNet
 from embedpipe.heads.neural import NeuralHead, Unit
+from embedpipe.heads.prepared import PreparedHead
 from embedpipe.heads.stacked import Fitted
 
 # N rows, D features, H hidden units, K outputs
 
 
-class _Perceptron(NeuralHead):
+class _Perceptron(PreparedHead, NeuralHead):
     """What both kinds of target share.
 
     Attributes
@@ -51,6 +52,9 @@ class _Perceptron(NeuralHead):
         patience: int = 10,
         batch: int = 256,
         standardise: bool = True,
+        normalise: bool = False,
+        pca: int | None = None,
+        whiten: bool = False,
         device: str = "cpu",
         random_state: int = 0,
     ) -> None:
@@ -64,6 +68,9 @@ class _Perceptron(NeuralHead):
         self.patience = patience
         self.batch = batch
         self.standardise = standardise
+        self.normalise = normalise
+        self.pca = pca
+        self.whiten = whiten
         self.device = device
         self.random_state = random_state
 
@@ -78,8 +85,11 @@ class _Perceptron(NeuralHead):
         weights[-1], biases[-1] = weights[-1] * np.reshape(std, (-1, 1)), biases[-1] * std + mean
         self.weights_, self.biases_ = weights, biases
 
+    def _lead_back(self, scaling: Scaling, components_DM: np.ndarray) -> None:
+        self.weights_[0], self.biases_[0] = scaling.fold(components_DM @ self.weights_[0].T, self.biases_[0])
+
     def _outputs(self, X_ND: np.ndarray) -> np.ndarray:
-        here_NH = X_ND.astype(np.float64, copy=False) @ self.weights_[0].T + self.biases_[0]
+        here_NH = self._seen(X_ND).astype(np.float64, copy=False) @ self.weights_[0].T + self.biases_[0]
         for weights, bias in zip(self.weights_[1:], self.biases_[1:], strict=True):
             np.maximum(here_NH, 0.0, out=here_NH)
             here_NH = here_NH @ weights.T + bias
@@ -127,6 +137,12 @@ class MlpClassifierHead(_Perceptron, ClassifierHead):
         Scale columns to unit variance on the training rows.
     class_weight : None, ``balanced`` or dict
         What rows of each class count.
+    normalise : bool
+        Scale rows to unit length first.
+    pca : int, optional
+        Replace columns by as many principal components of the training rows.
+    whiten : bool
+        Scale the components to unit variance.
     device : str
         ``cpu`` or ``cuda``: where it is trained.
     random_state : int
@@ -147,6 +163,9 @@ class MlpClassifierHead(_Perceptron, ClassifierHead):
         batch: int = 256,
         standardise: bool = True,
         class_weight: Any = None,
+        normalise: bool = False,
+        pca: int | None = None,
+        whiten: bool = False,
         device: str = "cpu",
         random_state: int = 0,
     ) -> None:
@@ -161,6 +180,9 @@ class MlpClassifierHead(_Perceptron, ClassifierHead):
         self.batch = batch
         self.standardise = standardise
         self.class_weight = class_weight
+        self.normalise = normalise
+        self.pca = pca
+        self.whiten = whiten
         self.device = device
         self.random_state = random_state
 
@@ -192,6 +214,12 @@ class MlpRegressorHead(_Perceptron, RegressorHead):
         Rows a step.
     standardise : bool
         Scale columns to unit variance on the training rows.
+    normalise : bool
+        Scale rows to unit length first.
+    pca : int, optional
+        Replace columns by as many principal components of the training rows.
+    whiten : bool
+        Scale the components to unit variance.
     device : str
         ``cpu`` or ``cuda``: where it is trained.
     random_state : int
@@ -208,7 +236,8 @@ class MlpLabelsHead(_Perceptron, MultiLabelHead):
 
     Parameters
     ----------
-    hidden, layers, lr, weight_decay, dropout, schedule, epochs, patience, batch, standardise, device, random_state
+    hidden, layers, lr, weight_decay, dropout, schedule, epochs, patience, batch, standardise, normalise
+    pca, whiten, device, random_state
         As `MlpClassifierHead` has them.
     """
 

@@ -13,7 +13,10 @@ from embedpipe.heads.options import (
     CLASS_WEIGHT,
     DEVICE,
     JOIN,
+    NORMALISE,
+    WHITEN,
     ClassWeights,
+    Components,
     Counts,
     Devices,
     HeadOptions,
@@ -21,10 +24,12 @@ from embedpipe.heads.options import (
     NonNegatives,
     Positives,
     Switches,
+    Wishes,
     distinct,
     expand,
 )
 
+PCA_OF_STEPS = "Principal components of the training rows that replace the columns; null keeps the columns."
 Schedules = Annotated[
     tuple[Literal["constant", "cosine"], ...], BeforeValidator(expand), AfterValidator(distinct)
 ]
@@ -79,6 +84,10 @@ class SgdOptions(NeuralOptions):
         default=(300,), description="Most passes over the training rows; low learning rates need many."
     )
 
+    normalise: Wishes = Field(default=(None,), description=NORMALISE)
+    pca: Components = Field(default=(None,), description=PCA_OF_STEPS)
+    whiten: Wishes = Field(default=(None,), description=WHITEN)
+
     def few_shot(self) -> dict[str, tuple[object, ...]]:
         return {**super().few_shot(), "lr": (min(self.lr, key=lambda lr: abs(lr - 0.01)),)}
 
@@ -93,6 +102,9 @@ class MlpOptions(NeuralOptions):
     dropout: Shares = Field(
         default=(0.0,), description="Share of hidden units dropped in training; off by default."
     )
+    normalise: Wishes = Field(default=(None,), description=NORMALISE)
+    pca: Components = Field(default=(None,), description=PCA_OF_STEPS)
+    whiten: Wishes = Field(default=(None,), description=WHITEN)
 
 
 class ConvOptions(NeuralOptions):

@@ -244,6 +244,7 @@ class LdaOptions(HeadOptions):
         default=(True,),
         description="Scale columns to unit variance on the training rows, so that shrinking suits each alike.",
     )
+    class_weight: ClassWeights = Field(default=(None,), description=CLASS_WEIGHT)
     normalise: Wishes = Field(default=(None,), description=NORMALISE)
     pca: Components = Field(default=(None,), description=PCA)
     whiten: Wishes = Field(default=(None,), description=WHITEN)

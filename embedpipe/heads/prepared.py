@@ -58,16 +58,17 @@ class Prepared:
             raise ConfigError("whiten: expected a number of components beside it, found none: give pca")
         if pca is not None and pca < 1:
             raise ConfigError(f"pca: expected 1 component or more, found {pca}")
-        rows = _transformed(training.rows, _UnitLength()) if normalise else training.rows
+        if normalise:
+            training = _through(training, _UnitLength())
         if pca is None:
-            return cls(replace(training, rows=rows), standardise)
-        scaling, components_DM = _principal(rows, pca, whiten, standardise, training.weight)
-        projected = _transformed(rows, _Projection(scaling, components_DM))
-        return cls(replace(training, rows=projected), False, scaling, components_DM)
+            return cls(training, standardise)
+        scaling, components_DM = _principal(training.rows, pca, whiten, standardise, training.weight)
+        projection = _Projection(scaling, components_DM)
+        return cls(_through(training, projection), False, scaling, components_DM)
 
 
 class PreparedHead(Head):
-    """Mixin of linear heads that take `normalise`, `pca` and `whiten`; stands before the family's base.
+    """Mixin of heads that begin with a product of the rows; stands before the family's base.
 
     Its parameters are the family's own: `normalise` scales rows to unit length first; `pca` replaces columns
     (standardised ones with `standardise`) by as many principal components; `whiten` gives these unit variance.
@@ -169,6 +170,12 @@ class TransformedRows:
     def take(self, index: Index) -> Rows:
         """See `Rows`."""
         return TransformedRows(self.rows.take(index), self.transform)
+
+
+def _through(training: Training, transform: _UnitLength | _Projection) -> Training:
+    """Training whose rows, and rows for early stopping, are seen through a map."""
+    rows_val = None if training.rows_val is None else _transformed(training.rows_val, transform)
+    return replace(training, rows=_transformed(training.rows, transform), rows_val=rows_val)
 
 
 def _transformed(rows: Rows, transform: _UnitLength | _Projection) -> Rows:

@@ -19,13 +19,14 @@ from embedpipe.heads.losses import LossName
 from embedpipe.heads.multilabel import LinearLabelsHead
 from embedpipe.heads.nets import LinearNet, Net
 from embedpipe.heads.neural import NeuralHead, Unit
+from embedpipe.heads.prepared import PreparedHead
 from embedpipe.heads.stacked import Fitted
 from embedpipe.heads.training import Training
 
 # D features, K outputs
 
 
-class _LinearSgd(NeuralHead):
+class _LinearSgd(PreparedHead, NeuralHead):
     """What both kinds of target share."""
 
     family = "sgd"
@@ -41,6 +42,9 @@ class _LinearSgd(NeuralHead):
         patience: int = 10,
         batch: int = 256,
         standardise: bool = True,
+        normalise: bool = False,
+        pca: int | None = None,
+        whiten: bool = False,
         device: str = "cpu",
         random_state: int = 0,
     ) -> None:
@@ -51,6 +55,9 @@ class _LinearSgd(NeuralHead):
         self.patience = patience
         self.batch = batch
         self.standardise = standardise
+        self.normalise = normalise
+        self.pca = pca
+        self.whiten = whiten
         self.device = device
         self.random_state = random_state
 
@@ -86,6 +93,12 @@ class SgdClassifierHead(_LinearSgd, LinearClassifierHead):
         Scale columns to unit variance on the training rows.
     class_weight : None, ``balanced`` or dict
         What rows of each class count.
+    normalise : bool
+        Scale rows to unit length first.
+    pca : int, optional
+        Replace columns by as many principal components of the training rows.
+    whiten : bool
+        Scale the components to unit variance.
     device : str
         ``cpu`` or ``cuda``: where it is trained.
     random_state : int
@@ -103,6 +116,9 @@ class SgdClassifierHead(_LinearSgd, LinearClassifierHead):
         batch: int = 256,
         standardise: bool = True,
         class_weight: Any = None,
+        normalise: bool = False,
+        pca: int | None = None,
+        whiten: bool = False,
         device: str = "cpu",
         random_state: int = 0,
     ) -> None:
@@ -114,6 +130,9 @@ class SgdClassifierHead(_LinearSgd, LinearClassifierHead):
         self.batch = batch
         self.standardise = standardise
         self.class_weight = class_weight
+        self.normalise = normalise
+        self.pca = pca
+        self.whiten = whiten
         self.device = device
         self.random_state = random_state
 
@@ -146,6 +165,12 @@ class SgdRegressorHead(_LinearSgd, LinearRegressorHead):
         Rows a step.
     standardise : bool
         Scale columns to unit variance on the training rows.
+    normalise : bool
+        Scale rows to unit length first.
+    pca : int, optional
+        Replace columns by as many principal components of the training rows.
+    whiten : bool
+        Scale the components to unit variance.
     device : str
         ``cpu`` or ``cuda``: where it is trained.
     random_state : int
@@ -164,7 +189,8 @@ class SgdLabelsHead(_LinearSgd, LinearLabelsHead):
 
     Parameters
     ----------
-    lr, weight_decay, schedule, epochs, patience, batch, standardise, device, random_state
+    lr, weight_decay, schedule, epochs, patience, batch, standardise, normalise
+    pca, whiten, device, random_state
         As `SgdClassifierHead` has them.
     """
 

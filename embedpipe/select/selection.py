@@ -21,7 +21,7 @@ from embedpipe.evaluate.candidates import Candidates
 from embedpipe.evaluate.evidence import Evidence, TaskFiles, is_baseline, open_evidence
 from embedpipe.evaluate.files import write_json
 from embedpipe.evaluate.metrics import sign_of
-from embedpipe.evaluate.optimism import optimism
+from embedpipe.evaluate.optimism import no_optimism, optimism
 from embedpipe.evaluate.significance import contrasts
 from embedpipe.progress import Progress, silent
 
@@ -57,8 +57,8 @@ def select(
         ``arm``, ``backbone``, ``role``, ``head``, ``tap``, ``params``, ``value``, ``ci_low``, ``ci_high`` and
         ``predictions_digest``. `ties` are the arms that cannot be told from the best (see
         `embedpipe.evaluate.significance`), `optimism` what choosing the best arm adds to its figure (see
-        `embedpipe.evaluate.optimism`); `k_shot` names, for each numeric k_shot, the arm that stands for the
-        best backbone.
+        `embedpipe.evaluate.optimism`; null where folds of the training samples chose); `k_shot` names, for each
+        numeric k_shot, the arm that stands for the best backbone.
 
     Raises
     ------
@@ -106,12 +106,22 @@ def select_task(
     if best.get("note"):
         notes.append(f"the selected arm {best['arm']}: {best['note']}")
     num_candidates = sum(len(row["candidates"]) for row in rivals)
-    found = optimism(evidence, best["arm"], [row["arm"] for row in rivals], candidates)
-    notes.append(
-        f"selected among {num_candidates} candidates on {len(evidence.sample_ids)} validation samples: "
-        "its own validation figure is the best of many, and so is optimistic"
-        + ("" if found.num_candidates > len(rivals) else _PARTLY)
+    found = (
+        no_optimism(evidence.value(best["arm"]), len(rivals), num_candidates)
+        if evidence.chosen_on_folds
+        else optimism(evidence, best["arm"], [row["arm"] for row in rivals], candidates)
     )
+    if evidence.chosen_on_folds:
+        notes.append(
+            f"selected among {num_candidates} candidates on folds of the training samples: validation took no part, so "
+            "its figures are not those of the best of many"
+        )
+    else:
+        notes.append(
+            f"selected among {num_candidates} candidates on {len(evidence.sample_ids)} validation samples: "
+            "its own validation figure is the best of many, and so is optimistic"
+            + ("" if found.num_candidates > len(rivals) else _PARTLY)
+        )
     return {
         "metric": evidence.metric,
         "num_arms": len(rivals),
@@ -131,12 +141,15 @@ def select_task(
 
 
 def _best(evidence: Evidence, rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Best by the selecting metric; equal ones by log loss where there is one, then by the order of params."""
+    """Best by the selecting metric, on what chooses; equal ones by log loss where there is one, then by the order of
+    params.
+    """
     sign = sign_of(evidence.metric)
 
     def rank(row: dict[str, Any]) -> tuple[float, float]:
-        point = evidence.judged(row["arm"]).point
-        return -sign * point[evidence.metric], point.get("nll", 0.0)
+        point = row["inner"] if evidence.chosen_on_folds else evidence.judged(row["arm"]).point
+        loss = point.get("nll")
+        return -sign * point[evidence.metric], 0.0 if loss is None else loss
 
     return min(rows, key=rank)
 

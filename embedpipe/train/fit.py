@@ -21,6 +21,8 @@ from embedpipe.errors import DataError, EmbedpipeError
 from embedpipe.evaluate.candidates import MOST_NBYTES
 from embedpipe.evaluate.metrics import metric_of, point_metrics, sign_of
 from embedpipe.heads import registry
+from embedpipe.heads.base import group_codes
+from embedpipe.heads.held_out import folds_of_rows
 from embedpipe.heads.rows import MEMORY_NBYTES, Rows, flat
 from embedpipe.train.places import judged_codes
 from embedpipe.train.plan import Unit
@@ -35,11 +37,14 @@ FEWER_FOLDS = 3
 
 @dataclass(frozen=True)
 class How:
-    """What every fit of a task shares: the metric that chooses, the seed, and the memory that rows may take."""
+    """What every fit of a task shares: the metric that chooses, the seed, the memory that rows may take, and on what
+    is chosen: ``val``, or ``folds`` of the training samples.
+    """
 
     by: str
     seed: int
     memory_nbytes: int = MEMORY_NBYTES
+    on: str = "val"
 
 
 SHOWN = "shown.npy"
@@ -53,10 +58,10 @@ class FullFit:
     Attributes
     ----------
     candidates : list of dict
-        `params`, `val` metrics and `converged` of each, in the order of the grid; `failure` where the fit
-        cannot be used, and `layers` where it weighs taps.
+        `params`, `val` metrics and `converged` of each, in the order of the grid; `inner` metrics where folds of
+        the training samples choose; `failure` where the fit cannot be used, and `layers` where it weighs taps.
     best : int or None
-        The one that is best on validation; None where none has a finite score.
+        The one that is best on what chooses; None where none has a finite score.
     scores : float32 [P, K]
         What the best predicts.
     head_dir : Path
@@ -89,10 +94,14 @@ class FewFit:
 
 
 def fit_full(folder: Path, unit: Unit, rows: Rows, samples: TaskSamples, how: How) -> None:
-    """Fit the grid on train, score every candidate on validation, keep the best one."""
+    """Fit the grid on train, score every candidate on validation, keep the best one.
+
+    Where folds of the training samples choose, no fit sees validation, not even to stop early.
+    """
     train, val = samples.train, samples.val
     rows_val, y_val, wanted = rows.take(val), samples.truth[val], _wanted(unit, samples)
-    heads = _fit(unit, unit.candidates, rows, train, samples, how, rows_val=rows_val, y_val=wanted[val])
+    seen: dict[str, Any] = {"rows_val": rows_val, "y_val": wanted[val]} if how.on == "val" else {}
+    heads = _fit(unit, unit.candidates, rows, train, samples, how, **seen)
     candidates: list[dict[str, Any]] = []
     outputs = _outputs(heads, rows_val, samples, unit)
     outputs[[head.failure_ is not None for head in heads]] = np.nan  # which no selection takes
@@ -100,7 +109,14 @@ def fit_full(folder: Path, unit: Unit, rows: Rows, samples: TaskSamples, how: Ho
         metrics = point_metrics(samples.kind, y_val, found, samples.spec.box)
         candidates.append({"params": params, "val": _finite(metrics), **_said_by(head)})
     metric = metric_of(samples.kind, how.by, samples.spec.box)
-    best = best_of([candidate["val"] for candidate in candidates], metric)
+    by = [candidate["val"] for candidate in candidates]
+    if how.on == "folds":
+        folds = training_folds(samples, how.seed)
+        by = _held_out_metrics(unit, unit.candidates, rows, samples, train, folds, how)
+        for candidate, head, inner in zip(candidates, heads, by, strict=True):
+            candidate["inner"] = inner if head.failure_ is None else dict.fromkeys(inner)
+        by = [candidate["inner"] for candidate in candidates]
+    best = best_of(by, metric)
     if best is None:
         scores_PK = np.zeros((0, samples.spec.width), np.float32)
     else:
@@ -244,19 +260,62 @@ def _group_folds(codes: npt.NDArray[np.int64], groups: npt.NDArray[np.str_], num
 def _inner_metrics(
     unit: Unit, rows: Rows, samples: TaskSamples, labelled: Index, how: How
 ) -> list[dict[str, float | None]]:
-    """Metrics of each candidate on held-out folds, pooled over the folds."""
+    """Metrics of each candidate on held-out folds of k labels a class, pooled over the folds."""
     codes = samples.truth[labelled]
     k_shot = int(np.bincount(codes).max())
     folds = folds_of(codes, k_shot, samples.groups[labelled])
     if not folds:
         return []
-    pooled = np.zeros((len(unit.few_shot), len(labelled), samples.spec.width), np.float32)
+    return _held_out_metrics(unit, unit.few_shot, rows, samples, labelled, folds, how)
+
+
+def training_folds(samples: TaskSamples, seed: int) -> list[Index]:
+    """Five folds of the training samples, or as many as there are groups: positions held out in each.
+
+    Groups are held out whole, and classes are spread evenly.
+
+    Raises
+    ------
+    DataError
+        If a class, or all samples, lie in one group: without its fold nothing of it could be learnt.
+    """
+    train = samples.train
+    labels = samples.truth[train] if samples.kind == "classes" else None
+    folds = folds_of_rows(MOST_FOLDS, len(train), labels, group_codes(samples.groups[train]), seed)
+    held = [np.flatnonzero(folds == fold) for fold in np.unique(folds)]
+    bare = {
+        int(code)
+        for some in held
+        if labels is not None
+        for code in np.setdiff1d(labels, np.delete(labels, some))
+    }
+    if len(held) < 2 or bare:
+        what = ", ".join(repr(samples.classes[code]) for code in sorted(bare)[:5])
+        raise DataError(
+            f"task {samples.task!r}: {f'class {what} has' if bare else 'there are'} training samples of one group "
+            "alone, which no fold can hold out; set `select.on: val`, or give it samples of other groups"
+        )
+    return held
+
+
+def _held_out_metrics(
+    unit: Unit,
+    candidates: Sequence[dict[str, Any]],
+    rows: Rows,
+    samples: TaskSamples,
+    labelled: Index,
+    folds: Sequence[Index],
+    how: How,
+) -> list[dict[str, float | None]]:
+    """Metrics of each candidate on samples that its fit did not see, pooled over the folds."""
+    truth = samples.truth[labelled]
+    pooled = np.zeros((len(candidates), len(labelled), samples.spec.width), np.float32)
     for held in folds:
         kept = np.setdiff1d(np.arange(len(labelled)), held)
-        heads = _fit(unit, unit.few_shot, rows, labelled[kept], samples, how)
+        heads = _fit(unit, candidates, rows, labelled[kept], samples, how)
         pooled[:, held] = _outputs(heads, rows.take(labelled[held]), samples, unit)
         pooled[[head.failure_ is not None for head in heads]] = np.nan
-    return [_finite(point_metrics(samples.kind, codes, scores)) for scores in pooled]
+    return [_finite(point_metrics(samples.kind, truth, scores, samples.spec.box)) for scores in pooled]
 
 
 def _fit(

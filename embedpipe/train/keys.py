@@ -42,7 +42,7 @@ def code_of_training() -> str:
 class Keys:
     """Keys of one task's units."""
 
-    def __init__(self, samples: TaskSamples, by: str, seed: int) -> None:
+    def __init__(self, samples: TaskSamples, by: str, seed: int, on: str = "val") -> None:
         self._common = {
             "kind": samples.kind,
             "num_classes": len(samples.classes),
@@ -55,6 +55,7 @@ class Keys:
         }
         self._ids = _digest(np.char.encode(samples.sample_ids))
         self._groups = _digest(np.unique(samples.groups, return_inverse=True)[1])
+        self._chosen = {} if on == "val" else {"on": on, "groups": self._groups}
 
     def features(self, rows: Rows) -> str:
         """Digest of the features of the task's samples, in their order: of their values, read by blocks."""
@@ -64,7 +65,7 @@ class Keys:
         return state.hexdigest()
 
     def full(self, unit: Unit, features: str) -> dict[str, Any]:
-        return self._of(unit, features, candidates=list(unit.candidates), fit="full")
+        return self._of(unit, features, candidates=list(unit.candidates), fit="full", **self._chosen)
 
     def few(self, unit: Unit, features: str, k_shot: int, num_draws: int) -> dict[str, Any]:
         """Draws are by hash of sample ids and folds keep groups whole, so these count too."""
@@ -91,7 +92,7 @@ class Keys:
     def _of(self, unit: Unit, features: str, **more: Any) -> dict[str, Any]:
         seen: dict[str, Any] = {"fixed": unit.fixed, "row_shape": list(unit.row_shape or ())}
         if registry.family_of(unit.family).holds_out:
-            seen["groups"] = self._groups
+            more.setdefault("groups", self._groups)
         if "masks" in self._common:
             seen["of_image"] = unit.parts[0].seen
         return {**self._common, "features": features, "family": unit.family, **seen, **more}

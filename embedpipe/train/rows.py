@@ -54,7 +54,8 @@ def add_full(written: Written, results: Results) -> None:
             continue
         best = fitted.candidates[fitted.best]
         said = _note_of(results.units[arm], fitted.candidates, best)
-        written.add({**row, "params": best["params"], "note": said}, fitted.scores[None])
+        inner = {"inner": best["inner"]} if "inner" in best else {}
+        written.add({**row, "params": best["params"], "note": said, **inner}, fitted.scores[None])
 
 
 def add_few(written: Written, results: Results, metric: str) -> None:
@@ -118,9 +119,10 @@ def add_baseline(written: Written, arm: str, scores_RPK: Float, params: Mapping[
 
 
 def best_unit(results: Results, metric: str, among: Sequence[str]) -> str | None:
-    """The arm that is best on validation, None where none has a score."""
+    """The arm that is best on what chooses, None where none has a score."""
     scored = [arm for arm in among if results.full[arm].best is not None]
-    metrics = [results.full[arm].candidates[results.full[arm].best or 0]["val"] for arm in scored]
+    chosen = [results.full[arm].candidates[results.full[arm].best or 0] for arm in scored]
+    metrics = [one["inner"] if "inner" in one else one["val"] for one in chosen]
     best = best_of(metrics, metric)
     return None if best is None else scored[best]
 

@@ -171,8 +171,8 @@ def train_task(
         used,
         Memo(paths.memo_dir, code_of_training(), fit.is_whole),
         screen_memo(paths.memo_dir),
-        Keys(samples, select.by, seed),
-        fit.How(select.by, seed, memory_nbytes),
+        Keys(samples, select.by, seed, select.on),
+        fit.How(select.by, seed, memory_nbytes, select.on),
         paths.moments_dir,
     )
     run.memo.sweep()
@@ -189,6 +189,7 @@ def train_task(
         "task": task,
         **samples.spec.to_dict(),
         "metric": metric,
+        **({} if select.on == "val" else {"on": select.on}),
         "seed": seed,
         "num": dict(samples.num),
         "num_candidates": sum(len(unit.candidates) for unit in units),

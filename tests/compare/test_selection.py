@@ -172,3 +172,19 @@ def test_candidates_of_other_samples_are_refused(results, tmp_path):
     files.candidates.write_bytes(b"no tensors")
     with pytest.raises(DataError, match=r"expected scores of candidates.*run `embedpipe train`"):
         select({"colour": files}, baselines=BASELINES)
+
+
+def test_where_folds_chose_validation_does_not(results):
+    """Validation would take ridge: knn was better on the folds, and its figure needs no correction."""
+    files = results.write()
+    about = json.loads(files.scores.read_text())
+    for row in about["arms"]:
+        row["inner"] = {about["metric"]: 0.8 if row["arm"].startswith("knn") else 0.7, "nll": 1.0}
+    files.scores.write_text(json.dumps({**about, "on": "folds"}))
+    chosen = select({results.task: files}, baselines=BASELINES)["tasks"][results.task]
+    assert chosen["best"]["arm"] == "knn@net/b.gap"
+    assert chosen["best"]["value"] == pytest.approx(0.88, abs=0.05)  # of validation all the same
+    assert chosen["optimism"]["value"] is None and chosen["optimism"]["bias"] is None
+    assert any(
+        "on folds of the training samples: validation took no part" in note for note in chosen["notes"]
+    )

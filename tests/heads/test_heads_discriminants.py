@@ -31,6 +31,22 @@ def test_decisions_equal_scikit_learns_at_every_shrinkage(features, num_classes,
         np.testing.assert_allclose(head.predict_proba(X), reference.predict_proba(wide), atol=1e-8)
 
 
+def test_balanced_classes_are_equal_priors(features):
+    X, codes = features(300, 25, 4)
+    wide, codes = X.astype(np.float64)[codes > 0], codes[codes > 0]
+    head = LdaHead(shrinkage=0.3, standardise=False, class_weight="balanced").fit(wide, codes)
+    reference = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.3, priors=np.full(3, 1 / 3))
+    wanted = reference.fit(wide, codes).predict_proba(wide)
+    # there the shrunk covariance is the mean of each class's own
+    np.testing.assert_allclose(head.predict_proba(wide), wanted, atol=0.05)
+    np.testing.assert_array_equal(head.predict(wide), reference.predict(wide))
+    plain = LinearDiscriminantAnalysis(solver="lsqr", priors=np.full(3, 1 / 3)).fit(wide, codes)
+    ours = LdaHead(shrinkage=0.0, standardise=False, class_weight="balanced").fit(wide, codes)
+    np.testing.assert_allclose(
+        ours.decision_function(wide), plain.decision_function(wide), rtol=1e-8, atol=1e-8
+    )
+
+
 def test_fewer_rows_than_features_give_finite_discriminants(features):
     X, codes = features(20, 60, 4)
     for shrinkage in (0.0, 0.5, 1.0):
