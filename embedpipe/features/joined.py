@@ -23,6 +23,7 @@ from embedpipe.errors import ConfigError, DataError
 from embedpipe.features.rows import Index, RowsOfSamples, ragged, rows_of_samples
 from embedpipe.params import did_you_mean
 from embedpipe.store import FeatureStore
+from embedpipe.store.arrays import FAULT_NBYTES
 
 Parts = Literal["mean", "max", "all"]
 PIECE_NBYTES = 4 << 20
@@ -67,12 +68,13 @@ class Column:
     def read_into(self, samples: Index, out_nD: npt.NDArray[Any], mapped_nbytes: int) -> None:
         """Features of `samples`, laid out flat, into `out_nD`; a mean of parts is taken in float64."""
         step = max(1, PIECE_NBYTES // max(1, self.width * self.stored_dtype.itemsize))
-        if as_run(samples) is None:  # a row touched at random may map a megabyte around it
-            step = min(step, max(64, mapped_nbytes >> 20))
+        is_run = as_run(samples) is not None
+        if not is_run:
+            step = min(step, max(16, mapped_nbytes // FAULT_NBYTES))
         step = max(1, step * len(self.rows.counts) // max(1, len(self.rows.rows)))
         for i in range(0, len(samples), step):
-            self.store.release(above_nbytes=mapped_nbytes)
             some, out = samples[i : i + step], out_nD[i : i + step]
+            self.store.release(above_nbytes=mapped_nbytes, num_more=0 if is_run else len(some))
             if not self.is_single:
                 places, starts = ragged(self.rows.starts, some)
                 values = self.store.read(self.tap, self.rows.rows[places]).reshape(len(places), -1)
@@ -183,9 +185,9 @@ class Joined:
             not more
             and only.is_single
             and only.stored_dtype == self.dtype
-            and (len(index) <= limit >> 20 or as_run(index) is not None)
+            and ((is_run := as_run(index) is not None) or len(index) * FAULT_NBYTES <= limit)
         ):
-            only.store.release(above_nbytes=limit)
+            only.store.release(above_nbytes=limit, num_more=0 if is_run else len(index))
             return only.read(index)
         out_nD = np.empty((len(index), sum(column.width for column in self.columns)), self.dtype)
         start = 0

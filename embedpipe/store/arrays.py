@@ -25,7 +25,7 @@ from embedpipe.store.layout import KEYS, PART, TABLE_CHUNK_ROWS, TABLE_SHARD_ROW
 METADATA = "zarr.json"
 _NAN = float("nan")  # one object, so that layouts are equal
 _MAX_TOGETHER = 128  # shards of one gather: each holds a file descriptor while it is mapped
-_FAULT_NBYTES = 1 << 20  # what the kernel maps around a page that is touched, where it caches in large folios
+FAULT_NBYTES = 2 << 20  # what Linux may map around a page that is touched: one entry of its middle page table
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,7 @@ class ArrayReader:
         self._prefix = f"{root}/"  # a path's text takes as long as looking at the file
         self._chunk_layout = layout.chunk_layout
         self._is_raw: bool | None = None
+        self._nbytes: int | None = None
 
     @property
     def is_raw(self) -> bool:
@@ -175,10 +176,20 @@ class ArrayReader:
         shards.release(self._touched)
         self._touched = {}
 
-    @property
-    def touched_nbytes(self) -> int:
-        """Bytes of pages that reading has mapped since the last `release`, at most."""
-        return sum(self._touched.copy().values())
+    def mapped_nbytes(self, num_more: int = 0) -> int:
+        """Bytes of pages that reading has mapped since the last `release`, at most.
+
+        Parameters
+        ----------
+        num_more
+            Rows anywhere that are about to be read too.
+        """
+        if self._nbytes is None:
+            shards_of = f"{self.layout.name}/c/"
+            self._nbytes = sum(
+                file.nbytes for path, file in self._files.items() if path.startswith(shards_of)
+            )
+        return min(sum(self._touched.copy().values()) + num_more * FAULT_NBYTES, self._nbytes)
 
     def _buffer(self, num_rows: int, out: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
         shape = (num_rows, *self.layout.row_shape)
@@ -220,7 +231,7 @@ class ArrayReader:
         for i, shard in enumerate(wanted):
             path = self._paths(shard)
             try:
-                found = self._shard(path, _FAULT_NBYTES * len(rows) // len(wanted))
+                found = self._shard(path, FAULT_NBYTES * len(rows) // len(wanted))
                 if found is None:
                     return None
                 if not found.is_checked:

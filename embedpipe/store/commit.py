@@ -55,6 +55,8 @@ class Transaction:
         self._files: dict[str, FileRecord | Future[FileRecord]] = {}
         self._folder = root / JOURNAL / TEMPORARY
         self._writer = ThreadPoolExecutor(1, "embedpipe-shards")
+        self._syncer = ThreadPoolExecutor(1, "embedpipe-fsync")
+        self._syncs: list[Future[None]] = []
         remove_tree(self._folder)
         make_folder(self._folder)
 
@@ -66,17 +68,22 @@ class Transaction:
         return dict(self._files)  # type: ignore[arg-type]
 
     def write(self, path: str, data: bytes | Iterable[memoryview]) -> None:
-        """Write what is to stand at `path` in the group as a temporary, fsynced; `data` as for `write_file`.
+        """Write what is to stand at `path` in the group as a temporary; `data` as for `write_file`.
 
-        What is given in parts is made and written by a thread, meanwhile: `files` waits for it, and raises its
-        errors.
+        Bytes are fsynced here. What is given in parts is made and written by a thread, meanwhile, and fsynced by
+        another, while the next is made: `files` and `commit` wait for them, and raise their errors.
         """
         assert path not in self._files
         temporary = self._folder / str(len(self._files))
         if isinstance(data, bytes):
             self._files[path] = write_file(temporary, data)
         else:
-            self._files[path] = self._writer.submit(write_file, temporary, data)
+            self._files[path] = self._writer.submit(self._write_parts, temporary, data)
+
+    def _write_parts(self, temporary: Path, parts: Iterable[memoryview]) -> FileRecord:
+        record = write_file(temporary, parts, sync=False)
+        self._syncs.append(self._syncer.submit(sync_file, temporary))
+        return record
 
     def take(self, path: str, source: Path, record: FileRecord) -> None:
         """Move in a finished file, on the same file system, that is to stand at `path`; `record` was checked."""
@@ -95,6 +102,8 @@ class Transaction:
             A journal in the group that the commit makes useless.
         """
         assert self.files.items() <= entry.files.items()
+        for sync in self._syncs:
+            sync.result()
         self.stop()
         sync_folder(self._folder)
         body = {
@@ -108,7 +117,8 @@ class Transaction:
 
     def stop(self) -> None:
         """Begin no further write, and wait for the one under way."""
-        self._writer.shutdown(cancel_futures=True)
+        for pool in (self._writer, self._syncer):
+            pool.shutdown(cancel_futures=True)
 
     def abandon(self) -> None:
         """Drop the temporaries, unless an intent stands that needs them."""

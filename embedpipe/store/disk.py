@@ -128,7 +128,7 @@ def _megabytes(nbytes: int) -> str:
     return f"{nbytes / 1e6:.1f} MB"
 
 
-def write_file(path: Path, data: bytes | Iterable[memoryview]) -> FileRecord:
+def write_file(path: Path, data: bytes | Iterable[memoryview], *, sync: bool = True) -> FileRecord:
     """Write a new file, fsynced. The parent must exist.
 
     Parameters
@@ -136,6 +136,8 @@ def write_file(path: Path, data: bytes | Iterable[memoryview]) -> FileRecord:
     data
         All of it; or its parts, of which large ones are written while the next is made: a part must
         stay as it is until `NUM_HELD` more were asked for.
+    sync
+        False leaves the fsync to the caller.
 
     Returns
     -------
@@ -147,7 +149,8 @@ def write_file(path: Path, data: bytes | Iterable[memoryview]) -> FileRecord:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         try:
             record = _write_parts(fd, parts)
-            os.fsync(fd)
+            if sync:
+                os.fsync(fd)
         finally:
             os.close(fd)
     return record

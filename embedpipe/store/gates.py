@@ -16,6 +16,7 @@ from embedpipe.errors import FeatureValueError
 
 NUM_NAMED = 3  # samples named in an error: enough to find the cause, few enough to read
 NUM_SAMPLED = 1024  # rows of a block that statistics are taken over, evenly spaced
+NUM_NORMS = 256  # of those, rows whose norms are taken: float16 is slow to compute with
 MIN_ROWS = 8  # below it every block looks constant or drifting
 _INFINITY = {  # the bits of +Inf: NaN lies above, and so do -Inf and -NaN with the sign bit before them
     np.dtype(np.float16): 0x7C00,
@@ -106,7 +107,7 @@ class BlockStatistics:
     Attributes
     ----------
     norm_mean, norm_std : float
-        Of the rows' Euclidean norms.
+        Of the Euclidean norms of at most 256 of them, evenly spaced.
     num_constant, num_columns : int
         Columns that have one value in all rows, of how many.
     """
@@ -122,7 +123,8 @@ class BlockStatistics:
         """From stored rows, shape (n, ...), n > 0."""
         flat = rows.reshape(len(rows), -1)
         wide = np.float32 if flat.dtype == np.float16 else np.float64  # wide enough for squares
-        pieces = (flat[i : i + 64].astype(wide) for i in range(0, len(flat), 64))
+        normed = flat[:: -(-len(flat) // NUM_NORMS)]
+        pieces = (normed[i : i + 64].astype(wide) for i in range(0, len(normed), 64))
         norms = np.sqrt(np.concatenate([np.square(one).sum(axis=1, dtype=np.float64) for one in pieces]))
         constant = np.arange(flat.shape[1])
         step = 8  # nearly every column is out after a few rows

@@ -21,6 +21,10 @@ SHARD_NBYTES = 64 * 2**20
 CHUNK_NBYTES = 4 * 2**20
 MAX_CHUNK_ROWS = 2**12  # a last shard is padded to whole inner chunks: small rows would make that megabytes
 BLOCK_NBYTES = 2 * 2**30
+COMMIT_NBYTES = (
+    2**27
+)  # a commit costs what a tenth of a shard does: wide rows are committed two shards at a time
+COMMIT_ROWS = 2**15  # but no more rows than this: a block is the unit of workers, and of `stop_after`
 MAX_SHARD_ROWS = 2**20  # 64-byte rows reach it: pixels of 8 x 4; beyond, a block is too many samples to redo
 TABLE_SHARD_ROWS = 2**18  # keys: 4 MB a shard, since the last one is rewritten at each commit
 TABLE_CHUNK_ROWS = 2**12
@@ -133,12 +137,15 @@ def new_taps(
 def block_rows(taps: Iterable[TapState], *, block_nbytes: int = BLOCK_NBYTES) -> int:
     """Rows of a block that fills `taps`: their largest shard, halved while the block is too large.
 
-    Halving happens only where a tap of large rows joins a group of small ones; a shard of the small
-    tap is then rewritten once a block until it is full.
+    Two of them, where rows are wide and the block is then still of 2^15 rows and 128 MB at most. Halving happens
+    only where a tap of large rows joins a group of small ones; a shard of the small tap is then rewritten once a
+    block until it is full.
     """
     taps = list(taps)
     rows = max((tap.shard_rows for tap in taps), default=1)
     row_total = sum(tap.row_nbytes for tap in taps)
+    if 2 * rows <= COMMIT_ROWS and COMMIT_NBYTES // 4 < rows * row_total <= COMMIT_NBYTES // 2:
+        rows *= 2
     return min(rows, _floor_power(block_nbytes // max(1, row_total)))
 
 

@@ -164,13 +164,18 @@ class FeatureStore:
             return reader.read(int(wanted[0]), int(wanted[-1]) + 1, out)
         return reader.gather(wanted, out)
 
-    def release(self, above_nbytes: int = 0) -> None:
-        """Give back the memory of mapped pages, where reading has touched more than `above_nbytes` of them.
+    def release(self, above_nbytes: int = 0, *, num_more: int = 0) -> None:
+        """Give back the memory of mapped pages, where they are more than `above_nbytes`.
 
         Pages are a cache that the system takes back when it needs memory; this keeps a process small before.
+
+        Parameters
+        ----------
+        num_more
+            Rows at random places that are about to be read, whose pages count too.
         """
         for reader in list(self._readers.values()):
-            if reader.touched_nbytes > above_nbytes:
+            if reader.mapped_nbytes(num_more) > above_nbytes:
                 reader.release()
 
     def _reader(self, layout: ArrayLayout, num_rows: int | None = None) -> ArrayReader:

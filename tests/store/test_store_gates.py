@@ -80,6 +80,15 @@ def test_statistics_are_those_of_the_norms() -> None:
     assert BlockStatistics.from_dict(found.to_dict()) == found
 
 
+def test_of_many_rows_every_fourth_has_its_norm_taken_and_all_are_looked_at_for_constants() -> None:
+    rows = np.random.default_rng(0).standard_normal((1024, 3)).astype(np.float32)
+    rows[:, 2] = 1
+    rows[7, 2] = 2
+    found = BlockStatistics.of(rows)
+    assert found.norm_mean == pytest.approx(np.linalg.norm(rows[::4].astype(np.float64), axis=1).mean())
+    assert (found.num_rows, found.num_constant) == (1024, 0)
+
+
 def test_drift_beyond_three_spreads_is_said_and_less_is_not() -> None:
     earlier = [statistics(10.0), statistics(10.2)]
     assert remarks("t", statistics(12.9), earlier) == []

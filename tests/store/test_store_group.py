@@ -161,6 +161,15 @@ def test_taps_requested_together_keep_a_block_within_its_bytes() -> None:
     assert rows * sum(tap.row_nbytes for tap in taps.values()) <= 2 * 2**30
 
 
+@pytest.mark.parametrize(
+    ("shapes", "num_shards"),
+    [([(2048,)], 2), ([(64, 56, 56)], 2), ([(2048,), (1024,)], 1), ([(512,)], 1), ([(64,)], 1)],
+)
+def test_wide_rows_are_committed_two_shards_at_a_time(shapes: list[tuple[int, ...]], num_shards: int) -> None:
+    taps = new_taps({TapSpec(f"n{i}", "r"): shape for i, shape in enumerate(shapes)}, []).values()
+    assert block_rows(taps) == num_shards * max(tap.shard_rows for tap in taps)
+
+
 def test_a_tap_of_large_rows_that_joins_later_does_not_make_a_block_too_large() -> None:
     small = new_taps({TapSpec("a", "gap"): (64,)}, [])
     large = new_taps({TapSpec("m", "none"): (64, 56, 56)}, small.values())
