@@ -353,7 +353,7 @@ class ArrayTable:
     def __getitem__(self, some: slice, /) -> npt.NDArray[Any]:
         start, stop, _ = some.indices(self.shape[0])
         found = self._reader.read(start, stop)
-        if self._reader.touched_nbytes > self._mapped_nbytes or stop == self.shape[0]:
+        if self._reader.mapped_nbytes() > self._mapped_nbytes or stop == self.shape[0]:
             self._reader.release()
         return found
 
