@@ -44,9 +44,11 @@ def test_validation_labels_change_no_fit_and_no_choice(folded):
         row["candidates"] != after[arm]["candidates"] for arm, row in before.items()
     )  # they are judged
     for arm, row in before.items():
-        assert (row["params"], row["inner"]) == (after[arm]["params"], after[arm]["inner"])
+        assert row["params"] == after[arm]["params"]
+        # sums of a perceptron may round another way where its arrays lie elsewhere in memory
+        assert row["inner"] == pytest.approx(after[arm]["inner"], abs=1e-6)
         now = Predictions.read(folded.paths.predictions).scores(arm).of_split("test")
-        np.testing.assert_array_equal(now.scores, said.scores(arm).of_split("test").scores)
+        np.testing.assert_allclose(now.scores, said.scores(arm).of_split("test").scores, atol=1e-5)
 
 
 def test_figures_of_folds_equal_refits_without_each_fold(folded):
