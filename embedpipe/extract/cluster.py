@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 POLL_S = 0.2
 SEEN_WITHIN_S = 60.0  # a network file system shows a new file late: by default within 60 s at most
 MAX_SENT = 10  # dask itself sends a block to four workers before it gives up; each time counts once here
+# lost: its worker died with the result, which another finds spooled
+UNDER_WAY = ("pending", "lost")
 FINISH_S = 60.0  # what batches in hand may take once workers are told to stop
 
 
@@ -112,7 +114,7 @@ class DaskBlocks:
         while True:
             expected, digest, future = self._flying[0]
             assert expected.index == block.index
-            while future is not None and future.status == "pending":
+            while future is not None and future.status in UNDER_WAY:
                 self._look(done)
                 time.sleep(POLL_S)
             if future is None or self._finish(block, digest, future):
@@ -281,5 +283,5 @@ class DaskBlocks:
             self._client.run(stop_on_dask, self._token, on_error="ignore")
         deadline = self._clock() + FINISH_S
         sent = [future for _, _, future in self._flying if future is not None]
-        while any(future.status == "pending" for future in sent) and self._clock() < deadline:
+        while any(future.status in UNDER_WAY for future in sent) and self._clock() < deadline:
             time.sleep(POLL_S)
