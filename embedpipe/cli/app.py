@@ -218,6 +218,7 @@ def test(
 
 
 app.command(rich_help_panel=_USE)(serving.predict)
+app.command(rich_help_panel=_USE)(serving.bundle)
 
 
 @app.command(rich_help_panel=_STEPS)

@@ -70,3 +70,37 @@ def predict(
     )
     failed = f", {summary['num_failed']:,} of them with an error" if summary["num_failed"] else ""
     say(f"{summary['num_inputs']:,} inputs{failed}; {passes}")
+
+
+def bundle(
+    task: Annotated[str, typer.Argument(help="A task of params.yaml.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write; default: <task>.bundle. A bundle there is replaced.")
+    ] = None,
+    arm: Annotated[str | None, typer.Option("--arm", help="An arm by id; default: the selected one.")] = None,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option("--format", help="safetensors (always), pt2, onnx; default: all that can be written."),
+    ] = None,
+    licence: Annotated[
+        str | None, typer.Option(help="Licence of the bundle, for its card, such as Apache-2.0.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write an arm as one folder: backbone, reductions and head, with a model card. `embedpipe.load` opens it."""
+    workspace, params = open_project()
+    from embedpipe.steps.bundle import bundle_arm
+
+    name = chosen([task], params.tasks, "task")[0]
+    folder = out or Path(f"{name}.bundle")
+    done = bundle_arm(workspace, name, folder, arm=arm, formats=formats or [], licence=licence)
+    if as_json:
+        print_json(done)
+        return
+    checked = done["checked"]
+    said = (
+        f"within {checked['largest_difference']:.1e} of the pipeline's predictions on {checked['num_samples']} samples"
+        if checked["num_samples"]
+        else f"not compared with the pipeline's predictions: {checked['why']}"
+    )
+    say(f"{done['out']}: {done['arm']} as {', '.join(done['formats'])}; {said}")

@@ -13,6 +13,7 @@ from typing import Any
 
 from embedpipe.errors import ConfigError, DataError
 from embedpipe.evaluate.arms import arm_dir
+from embedpipe.manifest.kinds import TargetSpec
 from embedpipe.params import did_you_mean
 
 CARD = "arm.json"
@@ -24,8 +25,8 @@ class TrainedArm:
 
     Attributes
     ----------
-    classes : tuple of str
-        Names of the classes, in the order of the head's codes; empty for numbers.
+    target : TargetSpec
+        Kind, and names of classes or labels in the order of the head's codes.
     parts : tuple of (backbone, tap)
         In the order in which they lie side by side.
     about : dict
@@ -33,8 +34,7 @@ class TrainedArm:
     """
 
     task: str
-    kind: str
-    classes: tuple[str, ...]
+    target: TargetSpec
     arm: str
     family: str
     parts: tuple[tuple[str, str], ...]
@@ -112,8 +112,7 @@ def _read(task: str, arm: str, heads_dir: Path) -> TrainedArm:
         parts = card.get("parts") or [{"backbone": card["backbone"], "tap": card["tap"]}]
         return TrainedArm(
             card["task"],
-            card["kind"],
-            tuple(card["classes"]),
+            TargetSpec(card["kind"], tuple(card["classes"]), tuple(card.get("outputs", ()))),
             card["arm"],
             card["family"],
             tuple((part["backbone"], part["tap"]) for part in parts),

@@ -92,7 +92,7 @@ def predict(
     heads = {arm.task: load_head(arm.folder) for arm in arms}
     readers = {name: _Reader(opened, inputs, batch, decode_threads) for name, opened in backbones.items()}
     found = Answers(
-        [Answer(arm, np.full((len(inputs), width_of(arm)), np.nan, np.float32)) for arm in arms],
+        [Answer(arm, np.full((len(inputs), arm.target.width), np.nan, np.float32)) for arm in arms],
         list(inputs.reasons),
     )
     readable = np.flatnonzero([reason is None for reason in inputs.reasons])
@@ -119,11 +119,6 @@ def predict(
     return found
 
 
-def width_of(arm: TrainedArm) -> int:
-    """Columns of an arm's scores."""
-    return len(arm.classes) if arm.kind in ("classes", "multilabel") else len(arm.about.get("outputs", "1"))
-
-
 def row_shape(arm: TrainedArm, card: TapCard) -> tuple[int, ...]:
     """Shape in which the arm's family sees a row of the tap; (-1,) for one that lies flat."""
     spatial = family_of(arm.family).inputs in ("maps", "tokens")
@@ -140,17 +135,17 @@ def scores_of(
     DataError
         If the head was fitted on rows of another length, or kind of target.
     """
-    if arm.kind not in ("classes", "multilabel", "number"):
+    if arm.target.kind == "dense":
         raise DataError(
             f"task {arm.task!r}: {arm.arm} answers for every place of a map, which no table of predictions holds; "
             "load the head and ask it for features"
         )
     X = X_ND.reshape(len(X_ND), *row_shape(arm, card))
-    asked = head.predict if arm.kind == "number" else head.predict_proba
+    asked = head.predict if arm.target.kind == "number" else head.predict_proba
     found: npt.NDArray[np.float32] = np.asarray(asked(X), np.float32).reshape(len(X), -1)
-    if found.shape[1] != width_of(arm):
+    if found.shape[1] != arm.target.width:
         raise DataError(
-            f"task {arm.task!r}: {arm.folder}: expected scores of {width_of(arm)} classes, found {found.shape[1]}; "
+            f"task {arm.task!r}: {arm.folder}: expected {arm.target.width} scores a sample, found {found.shape[1]}; "
             f"run `embedpipe train {arm.task}`"
         )
     return found

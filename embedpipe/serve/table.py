@@ -1,7 +1,7 @@
 """Answers as one table, an input a row: CSV or Parquet.
 
-Columns: `sample_id`; for each task its answer, under the task's own name, and `p(task=class)` for each class or label;
-`error`, empty where there is an answer.
+Columns: `sample_id`; for each task its answer, under the task's own name, and `p(task=class)` for each class or label
+(`task.output` where the answer is several numbers); `error`, empty where there is an answer.
 """
 
 from __future__ import annotations
@@ -26,27 +26,28 @@ def answers_table(names: Sequence[str], answers: Answers) -> pa.Table:
     missing = np.array([error is not None for error in answers.errors], bool)
     columns: dict[str, pa.Array] = {"sample_id": pa.array(list(names), pa.string())}
     for answer in answers.answers:
-        task, scores = answer.arm.task, answer.scores
-        outputs = answer.arm.about.get("outputs", ())
-        if not outputs:
-            columns[task] = _said(answer, missing)
-        for k, name in enumerate(outputs):
-            columns[f"{task}.{name}"] = pa.array(scores[:, k], pa.float32(), mask=missing)
-        for k, name in enumerate(answer.arm.classes):
-            columns[f"p({task}={name})"] = pa.array(scores[:, k], pa.float32(), mask=missing)
+        columns |= _columns(answer, missing)
     columns["error"] = pa.array(answers.errors, pa.string())
     return pa.table(columns)
 
 
-def _said(answer: Answer, missing: np.ndarray) -> pa.Array:
-    scores, classes = answer.scores, answer.arm.classes
-    if answer.arm.kind == "number":
-        return pa.array(scores[:, 0], pa.float32(), mask=missing)
-    if answer.arm.kind == "multilabel":
-        said = ["|".join(name for name, p in zip(classes, row, strict=True) if p > 0.5) for row in scores]
+def _columns(answer: Answer, missing: np.ndarray) -> dict[str, pa.Array]:
+    task, target = answer.arm.task, answer.arm.target
+    numbers = [pa.array(column, pa.float32(), mask=missing) for column in answer.scores.T]
+    if target.kind == "number":
+        names = [f"{task}.{output}" for output in target.outputs] or [task]
+        return dict(zip(names, numbers, strict=True))
+    if target.kind == "multilabel":
+        said = [
+            "|".join(name for name, p in zip(target.classes, row, strict=True) if p > 0.5)
+            for row in answer.scores
+        ]
     else:
-        said = [classes[place] for place in np.where(missing[:, None], 0.0, scores).argmax(axis=1)]
-    return pa.array([None if none else one for one, none in zip(said, missing, strict=True)], pa.string())
+        winners = np.where(missing[:, None], 0.0, answer.scores).argmax(axis=1)
+        said = [target.classes[place] for place in winners]
+    shown = [None if none else one for one, none in zip(said, missing, strict=True)]
+    probabilities = zip((f"p({task}={name})" for name in target.classes), numbers, strict=True)
+    return {task: pa.array(shown, pa.string()), **dict(probabilities)}
 
 
 def check_out(path: Path) -> None:

@@ -57,6 +57,23 @@ def decode(content: bytes) -> Image.Image:
         raise UnreadableSample(_reason(error)) from error
 
 
+def as_decoded(image: Image.Image) -> Image.Image:
+    """An image that Pillow has opened already, as `decode` would give it.
+
+    Raises
+    ------
+    UnreadableSample
+        With the reason.
+    """
+    try:
+        image.load()
+        return _flattened(_rotated(image))
+    except UnreadableSample:
+        raise
+    except Exception as error:
+        raise UnreadableSample(_reason(error)) from error
+
+
 def check_header(content: bytes) -> None:
     """Find out cheaply whether a file is an image: reads its header, not its pixels.
 

@@ -1,0 +1,156 @@
+"""The model card of a bundle: what was trained on what, how well it does, and how its input is made.
+
+Facts come from the project's own files; nothing is judged here.
+
+References
+----------
+Mitchell et al. 2019, "Model Cards for Model Reporting".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from embedpipe.serve.arms import TrainedArm
+from embedpipe.serve.module import ArmSpec
+
+NO_LICENCE = "not given"
+
+
+def about_arm(
+    arm: TrainedArm,
+    spec: ArmSpec,
+    *,
+    data: Mapping[str, Any],
+    backbones: Mapping[str, Mapping[str, Any]],
+    metrics: Mapping[str, Any],
+    licence: str | None,
+    versions: Mapping[str, str],
+) -> dict[str, Any]:
+    """What the card says beside the module itself.
+
+    Parameters
+    ----------
+    data
+        Data set, label column, samples in each split.
+    backbones
+        Model, weights, digest, fingerprint and the rest of the spec, by name.
+    metrics
+        ``val`` and ``test``: figures with intervals, or None.
+    """
+    return {
+        "task": arm.task,
+        "kind": arm.target.kind,
+        "classes": list(arm.target.classes),
+        "outputs": list(arm.target.outputs),
+        "arm": arm.arm,
+        "family": arm.family,
+        "params": dict(arm.about["params"]),
+        "licence": licence or NO_LICENCE,
+        "data": dict(data),
+        "metrics": dict(metrics),
+        "backbones": {name: dict(one) for name, one in backbones.items()},
+        "preprocessing": [{"backbone": body.name, **body.preprocessing} for body in spec.bodies],
+        "versions": dict(versions),
+    }
+
+
+def readme(about: Mapping[str, Any]) -> str:
+    """The card as Markdown."""
+    arm, data, kind = about["arm"], about["data"], about["kind"]
+    parts = [
+        f"# {about['task']}: {arm}",
+        "",
+        f"A frozen backbone with a head (`{about['family']}`) that answers for images: {_answers(about)}",
+        "",
+        "```python",
+        "import embedpipe",
+        "",
+        'model = embedpipe.load("this folder")',
+        'model.predict(["photo.jpg"])' + ("" if kind == "number" else '; model.predict_proba(["photo.jpg"])'),
+        "```",
+        "",
+        f"Licence: {about['licence']}. That of the source model's weights and of the data may bind you too.",
+        "",
+        "## Data",
+        "",
+        f"Data set `{data['dataset']}`, labels `{data['labels']}`. "
+        f"The head learnt from {data['num_train']:,} labelled training samples.",
+        "",
+        "| split | samples |",
+        "|---|---|",
+        *(f"| {split} | {num:,} |" for split, num in data["splits"].items()),
+        "",
+        "## Metrics",
+        "",
+        *_metrics(about["metrics"]),
+        "",
+        "## Source model",
+        "",
+        *(
+            f"- `{name}`: {one['model']}, weights {one['weights'] or 'none'}, spec `{one['fingerprint']}`, "
+            f"weights' digest `{one['weights_digest']}`"
+            for name, one in about["backbones"].items()
+        ),
+        "",
+        "## Input",
+        "",
+        "`embedpipe.load` decodes and resizes by itself. For the networks in `model.pt2` and `model.onnx`, which take "
+        "uint8 pixels (images, channels, height, width), do this first:",
+        "",
+        *(_steps(one) for one in about["preprocessing"]),
+        "",
+        "Normalisation is a part of the networks. " + _output(about),
+        "",
+        *_checked(about["checked"]),
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def _answers(about: Mapping[str, Any]) -> str:
+    names = about["classes"]
+    if about["kind"] == "number":
+        outputs = ", ".join(f"`{name}`" for name in about["outputs"])
+        return f"the numbers {outputs}." if outputs else f"a number, `{about['task']}`."
+    shown = ", ".join(f"`{name}`" for name in names[:20]) + (" …" if len(names) > 20 else "")
+    return f"{'any' if about['kind'] == 'multilabel' else 'one'} of {len(names)} classes ({shown})."
+
+
+def _metrics(metrics: Mapping[str, Any]) -> list[str]:
+    rows = []
+    for split, words in (("val", "validation"), ("test", "test")):
+        for name, one in (metrics.get(split) or {}).items():
+            if one["value"] is not None:
+                interval = f"{one['ci_low']:.4g} to {one['ci_high']:.4g}"
+                rows.append(f"| {words} | {name.replace('_', ' ')} | {one['value']:.4g} | {interval} |")
+    said = []
+    if rows:
+        said = ["| on | metric | value | 95 % interval |", "|---|---|---|---|", *rows]
+    note = metrics.get("note")
+    return [*said, *(["", note] if note and said else [note] if note else [])]
+
+
+def _steps(one: Mapping[str, Any]) -> str:
+    colours = "grey" if len(one["mean"]) == 1 else "RGB"
+    by = "torchvision's tensors" if one.get("on_tensors") else "Pillow"
+    return (
+        f"- for `{one['backbone']}`: decode to {colours} (alpha over white, EXIF rotation applied), resize the shorter "
+        f"side to {one['resize_px']} px ({one['interpolation']}, antialiased, by {by}), crop the centre to "
+        f"{one['crop_px']}×{one['crop_px']} px"
+    )
+
+
+def _output(about: Mapping[str, Any]) -> str:
+    if about["kind"] == "number":
+        return "Their output is the number itself."
+    return "Their output is a probability for each class, in the order above."
+
+
+def _checked(checked: Mapping[str, Any]) -> list[str]:
+    if not checked["num_samples"]:
+        return [f"Not compared with the predictions of the pipeline: {checked['why']}."]
+    return [
+        f"Compared with the pipeline's own predictions on {checked['num_samples']} samples: the largest difference is "
+        f"{checked['largest_difference']:.1e}."
+    ]

@@ -1,0 +1,226 @@
+"""Write an arm as one self-contained artefact: not a stage, since it is made for others.
+
+Reads heads, stores, source models, manifests, predictions and the leaderboard.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from embedpipe.backbones import BackboneOptions
+from embedpipe.compare.test_log import read_digests, read_log, with_test_figures
+from embedpipe.errors import ConfigError, ProbeMismatch, UnreadableSample
+from embedpipe.evaluate.files import read_json
+from embedpipe.evaluate.predictions import Predictions
+from embedpipe.heads.module import head_module
+from embedpipe.heads.registry import load_head
+from embedpipe.ingest.task_options import TaskOptions
+from embedpipe.manifest.table import SPLITS, Manifest
+from embedpipe.serve.arms import TrainedArm
+from embedpipe.serve.bundle import wanted_formats, write_bundle
+from embedpipe.serve.card import about_arm, readme
+from embedpipe.serve.module import ArmModule, ArmSpec, body_spec
+from embedpipe.serve.opened import OpenBackbone
+from embedpipe.serve.predict import row_shape
+from embedpipe.sources.base import open_source
+from embedpipe.steps.files import read_selection
+from embedpipe.steps.predict import chosen_arms, opened_backbones
+from embedpipe.steps.sections import Sections
+from embedpipe.terminal import say
+from embedpipe.workspace import Workspace
+
+NUM_CHECKED = 32
+"""Validation samples whose predictions the network is compared with."""
+TOLERATED = {"float32": 0.02, "float16": 0.05, "bfloat16": 0.1}
+"""Largest difference, in probability or standard deviations, by the precision that the features were computed in."""
+
+
+def bundle_arm(
+    workspace: Workspace,
+    task: str,
+    folder: Path,
+    *,
+    arm: str | None = None,
+    formats: Sequence[str] = (),
+    licence: str | None = None,
+) -> dict[str, Any]:
+    """Write the bundle of a task's selected arm, or of the one named.
+
+    Returns
+    -------
+    dict
+        Folder, arm, formats and the largest difference to the pipeline's own predictions.
+
+    Raises
+    ------
+    ConfigError
+        If the head cannot be a network, a format cannot be written, or something else stands at `folder`.
+    ProbeMismatch
+        If the network does not say what the pipeline said.
+    """
+    to_write, notes = wanted_formats(formats)
+    for note in notes:
+        say(note)
+    (chosen,) = chosen_arms(workspace, [task], [] if arm is None else [arm])
+    backbones = opened_backbones(workspace, [chosen], "cpu")
+    _refuse_other_than_images(chosen, backbones)
+    sections = Sections(workspace)
+    spec, module = network_of(
+        chosen,
+        backbones,
+        {name: sections.one("backbones", name, BackboneOptions) for name in backbones},
+    )
+    checked = _check(workspace, sections, chosen, backbones, module)
+    about = about_arm(
+        chosen,
+        spec,
+        data=_data(workspace, sections, chosen),
+        backbones={name: _source_model(opened) for name, opened in backbones.items()},
+        metrics=_metrics(workspace, chosen),
+        licence=licence,
+        versions={
+            name: importlib.metadata.version(name) for name in ("embedpipe", "torch", "torchvision", "pillow")
+        },
+    )
+    about["checked"] = checked
+    write_bundle(folder, spec, module, about, readme(about), to_write)
+    return {"out": str(folder), "task": task, "arm": chosen.arm, "formats": to_write, "checked": checked}
+
+
+def network_of(
+    arm: TrainedArm, backbones: Mapping[str, OpenBackbone], options: Mapping[str, BackboneOptions]
+) -> tuple[ArmSpec, ArmModule]:
+    """The arm as one network, and what it is built from."""
+    head = head_module(load_head(arm.folder), trainable=False)
+    names = list(arm.backbones)
+    tap_specs = {name: list(backbones[name].taps.values()) for name in names}
+    spec = ArmSpec(
+        [body_spec(backbones[name].backbone, options[name], tap_specs[name], rounds=True) for name in names],
+        [(names.index(backbone), tap) for backbone, tap in arm.parts],
+        head.describe(),
+        row_shape(arm, backbones[arm.parts[0][0]].features.card.taps[arm.parts[0][1]]),
+    )
+    networks = [backbones[name].backbone.truncated(tap_specs[name]) for name in names]
+    return spec, spec.build(networks, head)
+
+
+def _refuse_other_than_images(arm: TrainedArm, backbones: Mapping[str, OpenBackbone]) -> None:
+    others = [name for name, opened in backbones.items() if opened.backbone.modality != "image"]
+    if others:
+        raise ConfigError(
+            f"task {arm.task!r}: expected an arm that reads images alone, found {arm.arm}, which reads "
+            f"{', '.join(others)}; `embedpipe predict` answers for it"
+        )
+
+
+def _check(
+    workspace: Workspace,
+    sections: Sections,
+    arm: TrainedArm,
+    backbones: Mapping[str, OpenBackbone],
+    module: ArmModule,
+) -> dict[str, Any]:
+    """Compare the network with the predictions that training wrote, on some validation samples."""
+    options = sections.one("tasks", arm.task, TaskOptions)
+    manifest = Manifest.read(workspace.manifest(options.on)).where(split="val")
+    source = open_source(manifest.source, workspace.root)
+    said = Predictions.read(workspace.predictions(arm.task)).scores(arm.arm)
+    known = set(said.sample_ids.tolist())
+    ids: list[str] = []
+    images = []
+    for sample, locator in zip(manifest.sample_ids, manifest.locators, strict=True):
+        if len(ids) == NUM_CHECKED:
+            break
+        if sample in known:
+            try:
+                image = source.read(locator)
+            except UnreadableSample:
+                continue
+            assert not isinstance(image, str)
+            ids.append(str(sample))
+            images.append(image)
+    if not ids:
+        return {"num_samples": 0, "why": "no validation image can be read here"}
+    pixels = [torch.stack([backbones[name].backbone.pixels(one) for one in images]) for name in arm.backbones]
+    with torch.inference_mode():
+        found = module(*pixels).numpy().reshape(len(ids), -1)
+    wanted = said.at(ids)[0]
+    unit = max(float(wanted.std()), 1e-12) if arm.target.kind == "number" else 1.0
+    difference = float(np.abs(found - wanted).max()) / unit
+    precision = max((opened.precision for opened in backbones.values()), key=lambda one: TOLERATED[one])
+    if not difference <= TOLERATED[precision]:
+        raise ProbeMismatch(
+            f"task {arm.task!r}: the network of {arm.arm} differs from the pipeline's predictions by {difference:.2g}, "
+            f"expected at most {TOLERATED[precision]:g} in {precision}; run `dvc repro`, so that head, features and "
+            "predictions are of one run"
+        )
+    return {"num_samples": len(ids), "largest_difference": difference}
+
+
+def _data(workspace: Workspace, sections: Sections, arm: TrainedArm) -> dict[str, Any]:
+    options = sections.one("tasks", arm.task, TaskOptions)
+    splits = Manifest.read(workspace.manifest(options.on)).splits
+    return {
+        "dataset": options.on,
+        "labels": options.labels,
+        "num_train": int(arm.about["num_train"]),
+        "splits": {split: int((splits == split).sum()) for split in SPLITS if (splits == split).any()},
+    }
+
+
+def _source_model(opened: OpenBackbone) -> dict[str, Any]:
+    card = opened.features.card
+    return {
+        "model": card.model,
+        "weights": card.weights,
+        "role": card.role,
+        "fingerprint": card.spec.fingerprint,
+        **card.spec.to_dict(),
+    }
+
+
+def _metrics(workspace: Workspace, arm: TrainedArm) -> dict[str, Any]:
+    """Figures of the leaderboard, with what the test log has, and how the arm was chosen."""
+    if not workspace.leaderboard.exists():
+        return {
+            "val": None,
+            "test": None,
+            "note": "Not compared yet: run `embedpipe compare` and bundle again.",
+        }
+    rows = [
+        row
+        for row in read_json(workspace.leaderboard, "run `embedpipe compare`")
+        if (row["task"], row["arm"], row["k_shot"]) == (arm.task, arm.arm, "all")
+    ]
+    digests = read_digests({arm.task: workspace.sealed_digest(arm.task)})
+    found = with_test_figures(rows, read_log(workspace.test_log), digests)
+    if not found:
+        return {
+            "val": None,
+            "test": None,
+            "note": "Not on the leaderboard: run `embedpipe compare` and bundle again.",
+        }
+    return {"val": found[0]["val"], "test": found[0]["test"], "note": _note(workspace, arm, found[0])}
+
+
+def _note(workspace: Workspace, arm: TrainedArm, row: Mapping[str, Any]) -> str:
+    said = "" if row["test"] else "The test has not been opened for this arm. "
+    if not row["selected"] or not workspace.selection.exists():
+        return said + "This arm is not the selected one of its task."
+    chosen = read_selection(workspace)["tasks"][arm.task]
+    corrected = chosen["optimism"]["value"]
+    return (
+        f"{said}Selected among {chosen['num_candidates']:,} candidates on {chosen['num_samples']:,} validation "
+        "samples, so its validation figures are optimistic"
+        + (
+            f"; corrected, its {chosen['metric'].replace('_', ' ')} is {corrected:.4g}."
+            if corrected is not None
+            else "."
+        )
+    )
