@@ -6,10 +6,8 @@ Importing this package imports no torch and no DVC; each sub-package brings what
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from embedpipe.serve.classifier import load
+import importlib
+from typing import Any
 
 __all__ = ["__version__", "load"]
 
@@ -17,8 +15,6 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    if name == "load":
-        from embedpipe.serve.classifier import load
-
-        return load
+    if name == "load":  # put together here, since no stage depends on what it opens
+        return importlib.import_module(f"{__name__}.serve.classifier").load
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

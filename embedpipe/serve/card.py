@@ -134,9 +134,10 @@ def _metrics(metrics: Mapping[str, Any]) -> list[str]:
 def _steps(one: Mapping[str, Any]) -> str:
     colours = "grey" if len(one["mean"]) == 1 else "RGB"
     by = "torchvision's tensors" if one.get("on_tensors") else "Pillow"
+    sides = "both sides" if one.get("squash") else "the shorter side"
     return (
-        f"- for `{one['backbone']}`: decode to {colours} (alpha over white, EXIF rotation applied), resize the shorter "
-        f"side to {one['resize_px']} px ({one['interpolation']}, antialiased, by {by}), crop the centre to "
+        f"- for `{one['backbone']}`: decode to {colours} (alpha over white, EXIF rotation applied), resize {sides} "
+        f"to {one['resize_px']} px ({one['interpolation']}, antialiased, by {by}), crop the centre to "
         f"{one['crop_px']}×{one['crop_px']} px"
     )
 

@@ -9,7 +9,7 @@ weights. Knows nothing of decoding or files.
 
 from __future__ import annotations
 
-import json
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +18,12 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from embedpipe.backbones.backbone import Backbone, build_graph
+from embedpipe.backbones.backbone import Backbone
 from embedpipe.backbones.glyphnet import GlyphNet
 from embedpipe.backbones.models import build_seeded, open_architecture
+from embedpipe.backbones.opening import build_graph
 from embedpipe.backbones.options import BackboneOptions
+from embedpipe.backbones.output import Output
 from embedpipe.backbones.preprocessing import Preprocessing
 from embedpipe.errors import EmbedpipeError, WeightsError
 from embedpipe.heads.layers import HeadModule
@@ -46,6 +48,8 @@ class BodySpec:
         Of a glyphnet's own classifier.
     taps : list of dict
         Node, reduction and dtype of each that is read.
+    output : dict
+        Fields of `Output`: what is done to features behind the taps.
     rounds : bool
         Whether features are rounded to the dtype of the store, as those were that the head learnt from.
     """
@@ -55,6 +59,7 @@ class BodySpec:
     preprocessing: dict[str, Any]
     num_classes: int | None
     taps: list[dict[str, str]]
+    output: dict[str, Any]
     rounds: bool
 
     @property
@@ -88,11 +93,12 @@ class Body(nn.Module):
         steps = spec.steps()
         self.register_buffer("mean", torch.tensor(steps.mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(steps.std).view(-1, 1, 1), persistent=False)
+        self._output = Output(**spec.output)
         self._dtypes = {tap.name: _DTYPES[tap.dtype] for tap in spec.tap_specs} if spec.rounds else {}
 
     def forward(self, pixels_NCHW: torch.Tensor) -> dict[str, torch.Tensor]:
         x_NCHW = (pixels_NCHW.to(torch.float32) / 255 - self.mean) / self.std
-        found: dict[str, torch.Tensor] = self.network(x_NCHW)
+        found: dict[str, torch.Tensor] = self._output.apply(self.network(x_NCHW))
         return {tap: one.to(self._dtypes.get(tap, one.dtype)).to(torch.float32) for tap, one in found.items()}
 
 
@@ -177,9 +183,8 @@ def body_spec(
     backbone: Backbone, options: BackboneOptions, tap_specs: Sequence[TapSpec], *, rounds: bool
 ) -> BodySpec:
     """What a backbone is, but for its weights."""
-    steps = json.loads(backbone.preprocessing)
-    steps.pop("antialias")
-    steps["on_tensors"] = steps.pop("resampler", None) is not None
+    assert isinstance(backbone.inputs, Preprocessing)
+    steps = dataclasses.asdict(backbone.inputs)
     return BodySpec(
         backbone.name,
         {
@@ -187,9 +192,10 @@ def body_spec(
             "width": getattr(backbone.module, "width", None),
             "image_px": options.image_px,
         },
-        steps,
+        {key: list(one) if isinstance(one, tuple) else one for key, one in steps.items()},
         getattr(backbone.module, "num_classes", None),
         [spec.to_dict() for spec in tap_specs],
+        {"dims": options.dims, "l2": options.l2},
         rounds,
     )
 
@@ -213,7 +219,8 @@ def _network(spec: BodySpec) -> fx.GraphModule:
             module = build_seeded(open_architecture(options, Path(), where).build, 0)
         module.eval().requires_grad_(False)
         graph = build_graph(module, steps, where)
-        return graph.truncated([(tap.name, tap.node, get_reduction(tap.reduction)) for tap in spec.tap_specs])
+        taps = [(tap.name, tap.node, get_reduction(tap.reduction)) for tap in spec.tap_specs]
+        return graph.truncated(taps)
     except (KeyError, TypeError, EmbedpipeError) as error:
         raise WeightsError(
             f"{where}: this version cannot build {spec.options.get('model')} ({error})"

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from embedpipe.backbones import BackboneOptions
+from embedpipe.backbones.preprocessing import Preprocessing
 from embedpipe.compare.test_log import read_digests, read_log, with_test_figures
 from embedpipe.errors import ConfigError, ProbeMismatch, UnreadableSample
 from embedpipe.evaluate.files import read_json
@@ -111,11 +112,15 @@ def network_of(
 
 
 def _refuse_other_than_images(arm: TrainedArm, backbones: Mapping[str, OpenBackbone]) -> None:
-    others = [name for name, opened in backbones.items() if opened.backbone.modality != "image"]
+    others = [
+        name
+        for name, opened in backbones.items()
+        if not (opened.backbone.is_traced and isinstance(opened.backbone.inputs, Preprocessing))
+    ]
     if others:
         raise ConfigError(
-            f"task {arm.task!r}: expected an arm that reads images alone, found {arm.arm}, which reads "
-            f"{', '.join(others)}; `embedpipe predict` answers for it"
+            f"task {arm.task!r}: expected an arm on images and models of torchvision or glyphnet, which can be built "
+            f"again without their own code, found {arm.arm} on {', '.join(others)}; `embedpipe predict` answers for it"
         )
 
 
@@ -180,6 +185,7 @@ def _source_model(opened: OpenBackbone) -> dict[str, Any]:
         "model": card.model,
         "weights": card.weights,
         "role": card.role,
+        **{f"source_{key}": value for key, value in opened.backbone.origin.items()},
         "fingerprint": card.spec.fingerprint,
         **card.spec.to_dict(),
     }
