@@ -22,6 +22,7 @@ from embedpipe.errors import ConfigError, DataError, ShapeError, UnreadableSampl
 from embedpipe.serve.bundle import Bundle, read_bundle
 from embedpipe.sources.decode import as_decoded
 from embedpipe.sources.files import read_image
+from embedpipe.sources.places import Files
 from embedpipe.training.devices import find_device
 
 BATCH = 32
@@ -196,7 +197,7 @@ def _listed(X: Any) -> Sequence[Any]:
 def _decoded(image: Any) -> Image.Image:
     """An image in mode RGB or L."""
     if isinstance(image, (str, Path)):
-        return read_image(Path(image))
+        return read_image(Files(), str(image))
     if isinstance(image, Image.Image):
         return as_decoded(image)
     array = np.asarray(image)

@@ -67,7 +67,7 @@ def as_decoded(image: Image.Image) -> Image.Image:
     """
     try:
         image.load()
-        return _flattened(_rotated(image))
+        return flattened(_rotated(image))
     except UnreadableSample:
         raise
     except Exception as error:
