@@ -163,10 +163,10 @@ def recover(root: Path) -> Recovery:
     folder = root / JOURNAL
     make_folder(folder)
     removed: list[str] = []
-    torn = [folder / f"{INTENT}.tmp", root / "group.json.tmp"]
+    torn = [folder / f"{INTENT}.tmp", *sorted(root.glob("group.json*.tmp"))]
     for path in torn:
         if path.exists():
-            path.unlink()
+            path.unlink(missing_ok=True)  # of another process that opens the group now
             removed.append(path.relative_to(root).as_posix())
     body = read_intent(root)
     if body is not None:

@@ -193,9 +193,15 @@ def write_all(fd: int, data: bytes | memoryview) -> None:
         view = view[os.write(fd, view) :]
 
 
-def replace_file(path: Path, data: bytes) -> None:
-    """Put `data` at `path` in one step: a temporary beside it, fsync, rename, fsync of the folder."""
-    temporary = path.with_name(f"{path.name}.tmp")
+def replace_file(path: Path, data: bytes, *, tag: str = "") -> None:
+    """Put `data` at `path` in one step: a temporary beside it, fsync, rename, fsync of the folder.
+
+    Parameters
+    ----------
+    tag
+        Tells the temporary of one process from those of others, where several may write the file at once.
+    """
+    temporary = path.with_name(f"{path.name}{tag}.tmp")
     write_file(temporary, data)
     with telling_full(path):
         os.replace(temporary, path)

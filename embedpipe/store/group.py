@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -126,7 +127,11 @@ def open_group(root: Path, spec: BackboneSpec, *, generation: int = 0, create: b
         if not create:
             raise SpecMismatch(_miss(root, spec))
         make_folder(path / commit.JOURNAL)
-        replace_file(path / GROUP, encode_plate(spec, generation))
+        try:  # tasks of an array open their group at the same time, before any of them holds it
+            replace_file(path / GROUP, encode_plate(spec, generation), tag=f".{uuid.uuid4().hex[:8]}")
+        except FileNotFoundError:  # the first to hold the group swept what others had not yet put in place
+            if not (path / GROUP).exists():
+                raise
         sync_folder(root)
     return Group(read_info(path))
 

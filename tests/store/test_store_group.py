@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -198,6 +199,23 @@ def test_another_row_shape_is_refused(grower: Grower) -> None:
         StoreError, match=r"tap layer1\.gap: expected rows of shape \(6,\) as stored, found \(7,\)"
     ):
         group.ensure_taps({GAP: (7,)})
+
+
+def test_a_group_that_another_process_opens_at_the_same_time_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renamed = os.replace
+
+    def after_the_other(temporary: Path, path: Path) -> None:
+        monkeypatch.setattr(os, "replace", renamed)
+        other = open_group(tmp_path, SPEC)
+        with other.lock():  # which sweeps what it finds, as the first to hold the group does
+            assert Path(temporary).name in other.recover().removed
+        renamed(temporary, path)
+
+    monkeypatch.setattr(os, "replace", after_the_other)
+    assert open_group(tmp_path, SPEC).spec == SPEC
+    assert len(find_groups(tmp_path)) == 1
 
 
 def test_a_miss_says_which_field_differs(grower: Grower) -> None:
