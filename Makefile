@@ -32,8 +32,8 @@ test-slow: setup
 	$(BIN)/python -m pytest -m slow
 
 lint: setup
-	$(BIN)/ruff check embedpipe stages tests benchmarks
-	$(BIN)/ruff format --check embedpipe stages tests benchmarks
+	$(BIN)/ruff check embedpipe stages tests benchmarks examples docs
+	$(BIN)/ruff format --check embedpipe stages tests benchmarks examples docs
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
