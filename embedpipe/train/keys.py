@@ -27,13 +27,17 @@ def code_of_training() -> str:
         [
             "embedpipe.heads",
             "embedpipe.train.fit",
+            "embedpipe.train.places",
             "embedpipe.train.reading",
+            "embedpipe.train.samples",
             "embedpipe.evaluate.dense",
             "embedpipe.evaluate.metrics",
             "embedpipe.evaluate.multilabel",
             "embedpipe.evaluate.numbers",
             "embedpipe.evaluate.sums",
+            "embedpipe.manifest.kinds",
             "embedpipe.manifest.kshot",
+            "embedpipe.manifest.masks",
         ],
         ["numpy", "scipy", "scikit-learn", "torch"],
     )

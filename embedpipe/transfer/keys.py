@@ -31,7 +31,13 @@ def code_of_transfer() -> str:
             "embedpipe.training",
             "embedpipe.transfer",
             "embedpipe.evaluate.metrics",
+            "embedpipe.evaluate.multilabel",
+            "embedpipe.evaluate.numbers",
+            "embedpipe.evaluate.sums",
+            "embedpipe.manifest.kinds",
             "embedpipe.manifest.kshot",
+            "embedpipe.train.fit",
+            "embedpipe.train.samples",
         ],
         ["numpy", "scikit-learn", "torch", "torchvision"],
     )

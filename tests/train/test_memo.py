@@ -1,12 +1,18 @@
 """Finished fits are kept: a changed head refits that head, a killed run resumes, bytes stay the same."""
 
 import shutil
+import sys
+from pathlib import Path
 
 import pytest
 
 from embedpipe.heads import registry
 from embedpipe.train import keys
 from embedpipe.train.memo import Memo, code_digest
+from embedpipe.transfer import keys as transfer_keys
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from closure import ROOT, closure, file_of, imports_of
 
 
 def test_a_second_run_fits_nothing_and_writes_the_same_bytes(bench):
@@ -160,3 +166,26 @@ def test_the_digest_of_code_covers_heads_and_library_versions():
     assert code_digest(["embedpipe.heads"], ["numpy"]) != code_digest(["embedpipe.heads"], ["scikit-learn"])
     assert code_digest(["embedpipe.heads"], []) != code_digest(["embedpipe.train.fit"], [])
     assert keys.code_of_training() == keys.code_of_training()
+
+
+@pytest.mark.parametrize(
+    ("module", "code"), [(keys, "code_of_training"), (transfer_keys, "code_of_transfer")]
+)
+def test_every_module_that_metrics_and_grids_are_computed_by_is_in_the_key(module, code, monkeypatch):
+    asked = []
+    monkeypatch.setattr(module, "code_digest", lambda packages, _: asked.extend(packages))
+    getattr(module, code).__wrapped__()
+    folders = {ROOT / Path(*package.split(".")) for package in asked}
+    covered = {
+        path
+        for folder in folders
+        for path in (folder.rglob("*.py") if folder.is_dir() else [folder.with_suffix(".py")])
+    }
+    computed = closure(file_of("embedpipe.evaluate.metrics")) | {file_of("embedpipe.train.samples")}
+    if module is keys:
+        computed |= imports_of(file_of("embedpipe.train.fit"))
+    else:
+        computed -= {file_of("embedpipe.evaluate.dense")}  # no arm fits such tasks
+    # a plan and its parts are said in the key; the others compute nothing
+    said = {file_of(f"embedpipe.{name}") for name in ("errors", "train.plan", "evaluate.candidates")}
+    assert {path for path in computed - said if path.stem != "__init__"} <= covered
