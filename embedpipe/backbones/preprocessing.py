@@ -112,6 +112,18 @@ class Preprocessing:
             )
         return changed
 
+    def as_options(self) -> PreprocessOptions:
+        """What `override` makes these steps of, whatever it begins with."""
+        return PreprocessOptions.model_validate(
+            {
+                "resize_px": self.resize_px,
+                "crop_px": self.crop_px,
+                "mean": list(self.mean),
+                "std": list(self.std),
+                "interpolation": self.interpolation,
+            }
+        )
+
     def pixels(self, image: Image.Image) -> torch.Tensor:
         """All steps on pixels: one image, mode RGB or L, to a uint8 tensor (C, H, W)."""
         image = image.convert("L" if len(self.mean) == 1 else "RGB")

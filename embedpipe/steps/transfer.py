@@ -129,6 +129,7 @@ def _given(workspace: Workspace, sections: Sections, task: str) -> Any:
 def _open_backbone(workspace: Workspace, name: str, options: BackboneOptions, store: Any) -> OpenedBackbone:
     from embedpipe.backbones import load_backbone
     from embedpipe.backbones.backbone import Backbone
+    from embedpipe.backbones.preprocessing import Preprocessing
     from embedpipe.transfer.agreement import as_stored
     from embedpipe.transfer.network import OpenedBackbone
 
@@ -140,12 +141,15 @@ def _open_backbone(workspace: Workspace, name: str, options: BackboneOptions, st
     )
 
     def untrained(seed: int) -> Backbone:
-        structure = {}
+        structure: dict[str, Any] = {}
         if options.model == "glyphnet":
             width, image_px = (
                 part.partition("=")[2] for part in backbone.architecture.split(":")[1].split(",")
             )
             structure = {"width": int(width), "image_px": int(image_px)}
+        elif isinstance(backbone.inputs, Preprocessing) and options.model.startswith("torchvision:"):
+            # weights decide what images are, and random ones have those of the model's default
+            structure = {"preprocess": backbone.inputs.as_options()}
         random = options.model_copy(update={"weights": f"random:{seed}", **structure})
         made = load_backbone(name, random, workspace.root, source_dir=source_dir)
         return made if made.preprocessing == backbone.preprocessing else made.resampling_tensors()

@@ -1,6 +1,7 @@
 """The backbone and a head behind it as one network, and whether it computes what the store holds."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,11 +10,14 @@ from PIL import Image
 from torch.nn import functional as F
 
 from embedpipe.backbones import BackboneOptions, load_backbone
+from embedpipe.backbones.models import open_architecture
+from embedpipe.backbones.preprocessing import Preprocessing
 from embedpipe.errors import ConfigError, ProbeMismatch, SpecMismatch
 from embedpipe.features.card import BackboneCard
 from embedpipe.manifest.kinds import TargetSpec
 from embedpipe.sources.decode import DECODER
 from embedpipe.spec import BackboneSpec
+from embedpipe.steps import transfer as steps
 from embedpipe.training import TensorSamples, TrainingPlan, deterministic, fit
 from embedpipe.transfer.agreement import as_stored, check_agreement, relative_error
 from embedpipe.transfer.images import Augmentation, Images
@@ -25,6 +29,28 @@ from embedpipe.transfer.training import recipe_of
 def opened(model="glyphnet", taps=None, **more):
     options = BackboneOptions(model=model, weights="random:0", taps=taps or {"block3": ["grid:2"]}, **more)
     return load_backbone("net", options, Path(), source_dir=Path())
+
+
+def test_random_weights_take_the_images_that_the_store_was_made_of(monkeypatch):
+    """Of vit_b_16 the weights SWAG_E2E take 384 pixels, resampled by another filter than the default's 224."""
+    inputs = Preprocessing(384, 384, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2), "bicubic")
+    backbone = SimpleNamespace(inputs=inputs, preprocessing=inputs.canonical())
+    asked = []
+
+    def load(name, options, root, *, source_dir):
+        asked.append(options)
+        return backbone
+
+    monkeypatch.setattr("embedpipe.backbones.load_backbone", load)
+    monkeypatch.setattr("embedpipe.transfer.agreement.as_stored", lambda backbone, *_: backbone)
+    options = BackboneOptions(
+        model="torchvision:vit_b_16", weights="IMAGENET1K_SWAG_E2E_V1", taps={"x": ["cls"]}
+    )
+    place = SimpleNamespace(root=Path(), source_dir=Path())
+    steps._open_backbone(place, "net", options, SimpleNamespace(card=None)).untrained(7)
+    assert asked[-1].weights == "random:7"
+    architecture = open_architecture(asked[-1], Path(), "x")
+    assert architecture.preprocessing(asked[-1], "x") == inputs
 
 
 def images(num=5, side=20):
