@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError
 
 from embedpipe.backbones.options import BackboneOptions, SourceModelOptions
 from embedpipe.errors import ConfigError
+from embedpipe.evaluate.arms import selected_arm
 from embedpipe.evaluate.options import (
     Baselines,
     CompareOptions,
@@ -108,6 +109,8 @@ def _transfer_problems(params: Params, where: str) -> list[str]:
         place = f"{where}: transfer.{name}"
         if name in params.heads:
             found.append(f"{place}: a head has that name too; rename one, since both name arms")
+        if selected_arm("") == f"{name}@":
+            found.append(f"{place}: the arm that draws choose anew has that name; rename it")
         for section, names in (("tasks", options.tasks), ("backbones", options.backbones)):
             known = list(getattr(params, section))
             found += [

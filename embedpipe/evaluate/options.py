@@ -54,7 +54,8 @@ class SelectOptions(StrictModel):
         "val",
         description="What chooses at k_shot all: the validation split (`val`), or five `folds` of the training "
         "samples, each predicted by heads that never saw it. Folds cost six times the fits, and leave validation "
-        "unseen, so that its figures are not those of the best of many.",
+        "unseen, so that its figures are not those of the best of many. Transfer arms choose rate and epoch on "
+        "validation either way.",
     )
     by: Metric = Field(
         "balanced_accuracy",

@@ -8,6 +8,7 @@ seen here.
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -295,8 +296,11 @@ def source_probabilities(job: Job) -> Float:
             "do not fit), so there is nothing to transfer directly; give weights with one, or drop the arm"
         )
 
+    device = job.setting.device
+    module = backbone.module if device.type == "cpu" else copy.deepcopy(backbone.module).to(device)
+
     def say(pixels: torch.Tensor) -> torch.Tensor:
-        outputs = backbone.module(backbone.normalise(pixels))
+        outputs = module(backbone.normalise(pixels))
         if not isinstance(outputs, torch.Tensor) or outputs.ndim != 2:
             raise ConfigError(
                 f"{job.where}: {backbone.name!r} ends in no classifier: expected outputs (samples, classes), found "
@@ -308,9 +312,7 @@ def source_probabilities(job: Job) -> Float:
 
     every = np.arange(len(job.setting.samples.sample_ids))
     with deterministic(job.seed):
-        found: Float = outputs_of(
-            say, job.setting.images, every, torch.device("cpu"), SCORE_BATCH, job.progress
-        ).numpy()
+        found: Float = outputs_of(say, job.setting.images, every, device, SCORE_BATCH, job.progress).numpy()
     return found
 
 
@@ -337,8 +339,12 @@ def save_model(
         "head": model.head.describe(),
         "num_train": len(samples.train),
     }
-    text = json.dumps(card, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-    write_bytes(folder / CARD, text.encode())
+    write_bytes(folder / CARD, card_bytes(card))
+
+
+def card_bytes(card: Mapping[str, Any]) -> bytes:
+    """The card of a trained arm as its file holds it."""
+    return (json.dumps(card, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
 
 
 def seed_of(seed: int, k_shot: int, draw: int) -> int:

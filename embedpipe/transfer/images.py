@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torchvision.transforms import v2
 
+from embedpipe.backbones.arithmetic import arithmetic
 from embedpipe.backbones.backbone import Backbone
 from embedpipe.errors import ConfigError
 from embedpipe.progress import Progress, silent
@@ -150,10 +151,11 @@ def outputs_of(
     batch: int,
     progress: Progress = silent,
 ) -> torch.Tensor:
-    """What `model` says of images, a batch at a time, on the CPU in float32."""
+    """What `model` says of images, computed in float32 on `device`, a batch at a time; on the CPU."""
     found = []
     for start in range(0, len(places), batch):
         pixels = images.pixels(places[start : start + batch]).to(device)
-        found.append(model(pixels).float().cpu())
+        with arithmetic(device, torch.float32):
+            found.append(model(pixels).float().cpu())
         progress(min(start + batch, len(places)), len(places), "samples")
     return torch.cat(found)

@@ -102,8 +102,8 @@ class DirectOptions(ArmOptions):
     estimate: Estimates = Field(
         default=("eep",),
         description="How the map is estimated: eep, the expected conditional probability of each label given a source "
-        "class; hard, each source class stands for the label it is most often found on. Validation chooses among "
-        "several.",
+        "class; hard, each source class stands for the label it is found on most, labels weighed alike. Validation "
+        "chooses among several.",
     )
 
 
@@ -175,7 +175,12 @@ class TrainedOptions(ArmOptions):
     schedule: Literal["cosine", "constant", "one_cycle"] = Field(
         "cosine", description="How the rate goes on after the warm-up; it starts anew with each phase."
     )
-    warmup: float = Field(0.1, ge=0, lt=1, description="Share of a phase's steps over which the rate rises.")
+    warmup: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="Share of a phase's steps over which the rate rises; a fifth for one_cycle, whatever stands here.",
+    )
     clip_norm: float | None = Field(None, gt=0, description="Largest norm of the gradients; null: any.")
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Of the forward pass; auto: bfloat16 on a GPU that has it, else float32."

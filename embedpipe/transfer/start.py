@@ -132,7 +132,9 @@ class Starts:
         scored: list[tuple[float, int, str]] = []
         for (arm, k), row in self._rows.items():
             if k == "all" and row["backbone"] == backbone and tap in (None, row["tap"]):
-                values = [one["val"][self._metric] for one in row.get("candidates", ())]
+                # what chose the candidates ranks the arms too: folds of the training samples, or validation
+                judged = [one.get("inner", one["val"]) for one in row.get("candidates", ())]
+                values = [metrics[self._metric] for metrics in judged]
                 finite = [sign * value for value in values if value is not None]
                 if finite:
                     scored.append((-max(finite), len(scored), arm))

@@ -23,6 +23,7 @@ from embedpipe.errors import DataError
 from embedpipe.evaluate.arms import ALL, arm_dir
 from embedpipe.evaluate.options import CompareOptions, SelectOptions
 from embedpipe.evaluate.predictions import ArmScores
+from embedpipe.manifest.files import write_bytes
 from embedpipe.manifest.kshot import k_shot_indices
 from embedpipe.progress import Progress, silent
 from embedpipe.train.memo import Memo
@@ -47,6 +48,10 @@ from embedpipe.transfer.start import Start, Starts
 from embedpipe.transfer.training import Setting
 
 KINDS = ("classes", "multilabel", "number")
+_CHOSEN_ON_VALIDATION = (
+    "select.on: folds chose the heads; with all labels transfer arms choose rate and epoch on validation all the same, "
+    "so their figures there are those of the best of many"
+)
 
 
 @dataclass(frozen=True)
@@ -99,6 +104,9 @@ def transfer_task(
                 if options.device == device:
                     run.add(name, options, found)
             is_first = world().is_first
+    chosen = [one for row in run.rows for one in row.get("candidates", ())]
+    if select.on == "folds" and any("epoch" in one for one in chosen):
+        run.notes.append(_CHOSEN_ON_VALIDATION)
     if wanted and not is_first:
         return TransferSummary(task, len(run.rows), 0, 0, ())
     place = {name: number for number, name in enumerate(wanted)}
@@ -141,7 +149,7 @@ class _Run:
     _opened: dict[str, OpenedBackbone] = field(default_factory=dict)
     _images: dict[str, Images] = field(default_factory=dict)
     _agreed: dict[Any, Agreement] = field(default_factory=dict)
-    _source: dict[str, fits.Float] = field(default_factory=dict)
+    _source: dict[tuple[str, str], fits.Float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         given = self.given
@@ -280,6 +288,7 @@ class _Run:
             return None
         # an arm that was changed after a kill does not go on from what it was
         job = dataclasses.replace(job, runs_dir=job.runs_dir / entry.name)
+        found = None
         if world().is_first:
             folder = self.memo.unit(parts, lambda folder: compute(folder, job))
             if not recalled:
@@ -289,9 +298,7 @@ class _Run:
             with tempfile.TemporaryDirectory() as scratch:
                 compute(Path(scratch), job)
                 found = fits.load_fit(Path(scratch))
-        else:
-            return None
-        wait_for_all()
+        wait_for_all()  # where it was recalled too: all come here, or the next exchange meets this one
         return found
 
     def _write(
@@ -321,9 +328,13 @@ class _Run:
         scratch.mkdir(parents=True)
         for arm, folder in self.models.items():
             (scratch / arm_dir(arm)).mkdir(parents=True)
-            for name in (fits.MODEL, fits.CARD, fits.HISTORY):
+            for name in (fits.MODEL, fits.HISTORY):
                 if (folder / name).is_file():
                     shutil.copyfile(folder / name, scratch / arm_dir(arm) / name)
+            # what is kept goes by what it was computed from: another name then stands in its card
+            card = json.loads((folder / fits.CARD).read_text(encoding="utf-8"))
+            named = {**card, "task": self.given.samples.task, "arm": arm}
+            write_bytes(scratch / arm_dir(arm) / fits.CARD, fits.card_bytes(named))
         shutil.rmtree(target, ignore_errors=True)
         scratch.rename(target)
 
@@ -382,9 +393,10 @@ class _Run:
         return self._images[opened.name]
 
     def _source_of(self, job: fits.Job) -> fits.Float:
-        if job.opened.name not in self._source:
-            self._source[job.opened.name] = fits.source_probabilities(job)
-        return self._source[job.opened.name]
+        key = job.opened.name, job.setting.device.type
+        if key not in self._source:
+            self._source[key] = fits.source_probabilities(job)
+        return self._source[key]
 
     def _told(self, arm: str) -> Progress:
         def told(done: int, total: int, what: str, detail: str = "") -> None:

@@ -1,6 +1,7 @@
 """Arms of a small project: on the heads' samples, in the heads' tables, started from the selected head."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,10 +11,14 @@ from safetensors.torch import save_file
 from embedpipe.cli.app import run
 from embedpipe.evaluate.predictions import Predictions
 from embedpipe.features.table import open_features
+from embedpipe.manifest.kshot import k_shot_indices
+from embedpipe.manifest.targets import Targets
 from embedpipe.training import Checkpoints
+from embedpipe.training.processes import World
 from embedpipe.transfer import arms as fits
-from embedpipe.transfer import training
+from embedpipe.transfer import task, training
 from embedpipe.transfer.saved import load_arm, read_arm
+from embedpipe.transfer.start import Starts
 
 QUICK = {"epochs": 2, "min_steps": 0, "batch": 16}
 EVERY = {
@@ -125,14 +130,85 @@ def test_at_k_labels_the_frozen_arm_is_the_head_that_the_draws_own_labels_chose(
     assert all(draw["inner"] is None for draw in row["per_draw"])
 
 
-def test_neither_targets_of_the_test_nor_of_validation_reach_an_arm_of_k_labels(project):
+def test_no_target_but_those_of_its_draw_reaches_an_arm_of_k_labels(project):
+    quick = {**QUICK, "k_shot": [3], "draws": 1}
     root = project(
-        {"lp_ft": {**QUICK, "k_shot": [3], "draws": 1}}, compare={"k_shot": [3, "all"], "draws": 3}
+        {"lp_ft": quick, "full": quick, "direct": {"k_shot": [3], "draws": 1}},
+        compare={"k_shot": [3, "all"], "draws": 3},
     )
     for path in (root / "data/sealed").iterdir():
         path.unlink()
     assert run(["transfer", "shape"]) == 0
     assert "val" not in rows(root)["lp_ft", 3]
+    expected = {arm: predictions(root).scores(arm, 3).scores for arm, _ in predictions(root).arms()}
+    assert set(expected) == {"lp_ft@net", "full@net", "direct@net"}
+    path = root / "data/targets/shape.parquet"
+    targets = Targets.read(path)
+    train = targets.where(split="train")
+    drawn = k_shot_indices(
+        train.sample_ids.tolist(), train.codes(), 3, draw=0, seed=0, classes=targets.classes
+    )
+    kept = set(train.sample_ids[drawn])
+    labels = targets.table["label"].to_pylist()
+    told = zip(targets.sample_ids, targets.splits, labels, strict=True)
+    turned = dict(zip(targets.classes, targets.classes[1:] + targets.classes[:1], strict=True))
+    changed = [
+        turned.get(label) if split == "val" else label if one in kept else None for one, split, label in told
+    ]
+    ids, splits = targets.sample_ids.tolist(), targets.splits.tolist()
+    Targets.of(targets.task, targets.spec, sample_ids=ids, splits=splits, labels=changed).write(path)
+    assert run(["transfer", "shape"]) == 0
+    for arm, scores in expected.items():
+        np.testing.assert_array_equal(predictions(root).scores(arm, 3).scores, scores)
+
+
+def test_an_arm_that_is_renamed_is_not_trained_again_and_its_card_has_the_new_name(project, monkeypatch):
+    root = project({"full": QUICK})
+    assert run(["transfer", "shape"]) == 0
+    monkeypatch.setattr(training, "fit", None)
+    project({"whole": {"recipe": "full", **QUICK}})
+    assert run(["transfer", "shape"]) == 0
+    folder = root / "data/transfer/shape/models"
+    assert [path.name for path in folder.iterdir()] == ["whole@net"]
+    assert read_arm(folder / "whole@net").card["arm"] == "whole@net"
+
+
+def test_processes_meet_as_often_whether_an_arm_was_kept_or_not(project, monkeypatch):
+    project({"lp_ft": QUICK, "frozen": None})
+    assert run(["transfer", "shape"]) == 0
+    met = {}
+    for rank in range(2):
+        monkeypatch.setattr(task, "world", lambda rank=rank: World(rank, 2))
+        monkeypatch.setattr(task, "wait_for_all", lambda rank=rank: met.update({rank: met.get(rank, 0) + 1}))
+        assert run(["transfer", "shape"]) == 0
+    assert met == {0: 2, 1: 2}
+
+
+def test_where_folds_chose_the_heads_it_is_said_that_arms_still_choose_on_validation(project):
+    root = project({"lp_ft": QUICK}, select={"on": "folds", "by": "balanced_accuracy"})
+    assert run(["transfer", "shape"]) == 0
+    assert any("those of the best of many" in note for note in scores(root)["notes"])
+    project({"lp_ft": QUICK})
+    assert run(["transfer", "shape"]) == 0
+    assert scores(root)["notes"] == []
+
+
+def test_heads_that_folds_chose_are_ranked_by_the_folds():
+    def row(tap, val, inner):
+        candidate = {"val": {"accuracy": val}, "inner": {"accuracy": inner}}
+        return {
+            "arm": f"h@net/{tap}",
+            "k_shot": "all",
+            "backbone": "net",
+            "tap": tap,
+            "candidates": [candidate],
+        }
+
+    about = {"metric": "accuracy", "arms": [row("a", 0.9, 0.5), row("b", 0.6, 0.8)]}
+    stores = {"net": SimpleNamespace(taps=("a", "b"))}
+    chosen = {"by_backbone": {"net": {"arm": "knn@net/a"}}}
+    starts = Starts(None, stores, {}, about, chosen, None, seed=0, memory_nbytes=0)
+    assert starts._ranked_full("net", None, "x") == ["knn@net/a", "h@net/b", "h@net/a"]
 
 
 def test_what_is_finished_is_kept_and_the_same_bytes_are_written_anew(project, monkeypatch):
@@ -240,6 +316,7 @@ def said(capsys, *arguments):
             "lower learning_rate, set clip_norm",
         ),
         ({"ridge": {"recipe": "full"}}, "transfer.ridge: a head has that name too"),
+        ({"selected": {"recipe": "full"}}, "transfer.selected: the arm that draws choose anew has that name"),
         ({"full": {"k_shot": [7]}}, "transfer.full.k_shot: 7: expected numbers of compare.k_shot"),
         ({"full": {"backbones": ["nett"]}}, "transfer.full.backbones: no backbone is named 'nett'"),
     ],
@@ -308,23 +385,30 @@ def test_two_processes_train_an_arm_as_one_does(project, monkeypatch):
     assert run(["transfer", "shape"]) == 0
     alone = predictions(root).scores("lp_ft@net").scores
     monkeypatch.setenv("EMBEDPIPE_CACHE", str(root / "elsewhere"))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    given = {
-        "WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "GLOO_SOCKET_IFNAME": "lo",
-    }
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-m", "embedpipe", "transfer", "shape"],
-            env={**os.environ, **given, "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
-        )
-        for rank in range(2)
-    ]
-    assert [process.wait(timeout=200) for process in started] == [0, 0]
+    for _ in range(2):  # the second time all is kept
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        given = {
+            "WORLD_SIZE": "2",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "GLOO_SOCKET_IFNAME": "lo",
+        }
+        started = [
+            subprocess.Popen(
+                [sys.executable, "-m", "embedpipe", "transfer", "shape"],
+                env={
+                    **os.environ,
+                    **given,
+                    "RANK": str(rank),
+                    "LOCAL_RANK": str(rank),
+                    "OMP_NUM_THREADS": "1",
+                },
+            )
+            for rank in range(2)
+        ]
+        assert [process.wait(timeout=200) for process in started] == [0, 0]
     np.testing.assert_allclose(predictions(root).scores("lp_ft@net").scores, alone, atol=1e-3)
 
 
