@@ -80,6 +80,7 @@ def _given(workspace: Workspace, sections: Sections, task: str) -> Any:
     """Everything that the arms of a task stand on, as the heads of the task had it."""
     from embedpipe.features.table import open_features
     from embedpipe.sources.base import SPOOL, open_source
+    from embedpipe.train.fitting import fitting_backbones, present_in
     from embedpipe.train.memory import allowed_nbytes
     from embedpipe.train.plan import plan_units
     from embedpipe.train.samples import task_samples
@@ -93,20 +94,17 @@ def _given(workspace: Workspace, sections: Sections, task: str) -> Any:
         for name in sections.entries("backbones")
         if options.backbones is None or name in options.backbones
     }
+    fitting, _ = fitting_backbones(task, manifest, stores, options.backbones)
     units, _ = plan_units(
         task,
         targets.kind,
         sections.converted("heads", head_options),
         {name: store.card for name, store in stores.items()},
         task_heads=options.heads,
-        task_backbones=options.backbones,
+        task_backbones=fitting if options.backbones is None else options.backbones,
     )
     used = {part.backbone for unit in units for part in unit.parts}
-    present = {
-        name: stores[name].present(manifest.of(stores[name].card.modality).keys)
-        for name in stores
-        if name in used
-    }
+    present = present_in(manifest, {name: store for name, store in stores.items() if name in used})
     backbones = sections.every("backbones", BackboneOptions)
     return Given(
         samples=task_samples(manifest, targets, present),

@@ -31,7 +31,7 @@ def arm_row(job: Job, options: ArmOptions, start: Start | None, k: int, fitted: 
         "recipe": options.recipe,
         "backbone": job.opened.name,
         "role": "random" if is_random else card.role,
-        **_tap_of(start, k),
+        **_tap_of(start, about),
     }
     if k == ALL:
         best = about["best"]
@@ -54,16 +54,14 @@ def cost_row(arm: str, k: int, folder: Path) -> dict[str, Any]:
     }
 
 
-def _tap_of(start: Start | None, k: int) -> dict[str, Any]:
+def _tap_of(start: Start | None, about: Mapping[str, Any]) -> dict[str, Any]:
+    """The tap that is read; where draws chose several, that they did."""
     if start is None:
         return {"tap": CLASSIFIER, "node": CLASSIFIER, "reduction": "none", "depth": 1.0}
     tap = start.unit.tap
-    return {
-        "tap": tap.name if k == ALL else PER_DRAW,
-        "node": tap.node,
-        "reduction": tap.reduction,
-        "depth": tap.depth,
-    }
+    if any(draw["tap"] != tap.name for draw in about.get("draws", ())):
+        return {"tap": PER_DRAW}
+    return {"tap": tap.name, "node": tap.node, "reduction": tap.reduction, "depth": tap.depth}
 
 
 def _note(options: ArmOptions, start: Start | None, about: Mapping[str, Any], k: int) -> str | None:

@@ -1,6 +1,7 @@
 """Arms of a small project: on the heads' samples, in the heads' tables, started from the selected head."""
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from embedpipe.cli.app import run
+from embedpipe.evaluate.arms import PER_DRAW
 from embedpipe.evaluate.predictions import Predictions
 from embedpipe.features.table import open_features
 from embedpipe.manifest.kshot import k_shot_indices
@@ -119,8 +121,10 @@ def test_the_frozen_arm_is_the_selected_head_and_wise_ft_at_nought_too(project):
 
 def test_at_k_labels_the_frozen_arm_is_the_head_that_the_draws_own_labels_chose(project):
     compare = {"k_shot": [3, "all"], "draws": 3}
+    few = {"k_shot": [3], "draws": 2}
     root = project(
-        {"frozen": {"k_shot": [3]}, "lp_ft": {**QUICK, "k_shot": [3], "draws": 2}}, compare=compare
+        {"frozen": {"k_shot": [3]}, "lp_ft": {**QUICK, **few}, "full": {**QUICK, **few, "tap": "block3.gap"}},
+        compare=compare,
     )
     assert run(["transfer", "shape"]) == 0
     expected = of_heads(root).scores("selected@net", 3).scores
@@ -128,6 +132,10 @@ def test_at_k_labels_the_frozen_arm_is_the_head_that_the_draws_own_labels_chose(
     row = rows(root)["lp_ft", 3]
     assert row["draws"] == 2 and row["note"].endswith("nothing chooses among epochs")
     assert all(draw["inner"] is None for draw in row["per_draw"])
+    assert (rows(root)["full", 3]["tap"], rows(root)["full", 3]["node"]) == ("block3.gap", "block3")
+    for row in rows(root).values():
+        taps = {draw["tap"] for draw in row["per_draw"]}
+        assert row["tap"] == (taps.pop() if len(taps) == 1 else PER_DRAW)
 
 
 def test_no_target_but_those_of_its_draw_reaches_an_arm_of_k_labels(project):
@@ -160,6 +168,18 @@ def test_no_target_but_those_of_its_draw_reaches_an_arm_of_k_labels(project):
     assert run(["transfer", "shape"]) == 0
     for arm, scores in expected.items():
         np.testing.assert_array_equal(predictions(root).scores(arm, 3).scores, scores)
+
+
+def test_a_backbone_of_texts_beside_does_not_keep_images_from_being_adapted(project):
+    root = project({"frozen": None})
+    shutil.copytree(root / "data/features/net", root / "data/features/words")
+    card = root / "data/features/words/card.json"
+    card.write_text(json.dumps({**json.loads(card.read_text()), "name": "words", "modality": "text"}))
+    params = json.loads((root / "params.yaml").read_text())
+    params["backbones"]["words"] = params["backbones"]["net"]
+    (root / "params.yaml").write_text(json.dumps(params))
+    assert run(["transfer", "shape"]) == 0
+    assert predictions(root).arms() == [("frozen@net", 0)]
 
 
 def test_an_arm_that_is_renamed_is_not_trained_again_and_its_card_has_the_new_name(project, monkeypatch):
@@ -225,8 +245,6 @@ def test_what_is_finished_is_kept_and_the_same_bytes_are_written_anew(project, m
     assert len(calls) == 1  # the other arm is as it was
     monkeypatch.setenv("EMBEDPIPE_CACHE", str(root / "elsewhere"))  # nothing is remembered there
     project({"lp_ft": QUICK, "scratch": QUICK})
-    import shutil
-
     shutil.copytree(root / ".embedpipe" / "stores", root / "elsewhere" / "stores")
     assert run(["transfer", "shape"]) == 0
     assert outputs(root) == first
@@ -236,8 +254,6 @@ def test_a_killed_arm_goes_on_and_ends_the_same(project, monkeypatch):
     root = project({"lp_ft": {**QUICK, "epochs": 4}})
     assert run(["transfer", "shape"]) == 0
     expected = outputs(root)
-    import shutil
-
     shutil.rmtree(root / ".embedpipe" / "transfer")
 
     class Killed(BaseException):
