@@ -52,7 +52,7 @@ def of_processor(raw: Mapping[str, Any], image_px: int | None, where: str) -> Pr
         )
     size = raw.get("size") if raw.get("do_resize", True) else None
     crop = raw.get("crop_size") if raw.get("do_center_crop") else None
-    resize_px, squash = _resize(size)
+    resize_px, squash = _resize(size, squash=not raw.get("do_center_crop"))
     crop_px = _side(crop) or resize_px or image_px
     if crop_px is None:
         raise ConfigError(f"{where}: the model's files name no image size; set preprocess.crop_px")
@@ -97,12 +97,12 @@ def of_data_config(raw: Mapping[str, Any], where: str) -> Preprocessing:
     )
 
 
-def _resize(size: object) -> tuple[int | None, bool]:
-    """(side, whether both sides are resized to it)."""
+def _resize(size: object, *, squash: bool) -> tuple[int | None, bool]:
+    """(side, whether both sides are resized to it); a bare number, in older files, says so by what follows."""
     if isinstance(size, Mapping) and "shortest_edge" in size:
         return int(size["shortest_edge"]), False
     side = _side(size)
-    return side, isinstance(size, Mapping) and side is not None
+    return side, side is not None and (squash or isinstance(size, Mapping))
 
 
 def _side(size: object) -> int | None:

@@ -36,6 +36,12 @@ _NAME = re.compile(
 )  # sympy's classes, sizes, infinity
 _WORD = re.compile(r"\w*")
 _NEEDED = ("crop_px", "mean", "std")
+# entries below the archive's one folder; libraries of AOTInductor, custom and opaque objects are none of them
+_JSON = re.compile(r"models/[\w.-]+\.json|data/(weights|constants)/\w+_config\.json")
+_TENSORS = re.compile(r"data/sample_inputs/[\w.-]+\.pt")
+_RAW = re.compile(
+    r"data/weights/weight_\d+|data/constants/tensor_\d+|extra/.+|archive_format|archive_version|byteorder|\.data/\w+"
+)
 
 
 def open_program(options: BackboneOptions, root: Path, where: str, *, with_weights: bool = True) -> Opened:
@@ -110,22 +116,41 @@ def _load(path: Path, where: str) -> nn.Module:
 def check_harmless(path: Path, where: str) -> None:
     """Refuse a program whose file would run code when it is read.
 
-    torch.export.load falls back to unpickling anything, and evaluates expressions of sizes: both are looked at here
-    before it sees the file.
+    torch.export.load loads libraries, falls back to unpickling anything, and evaluates expressions of sizes: so every
+    entry is of a kind that is known to be harmless, and is looked at here before it sees the file.
 
     Raises
     ------
     WeightsError
         Names the entry.
     """
+    name = ""
     try:
         with zipfile.ZipFile(path) as archive:
-            for name in archive.namelist():
-                data = archive.read(name)
-                if name.endswith(".json"):
-                    _check_json(json.loads(data), path, name, where)
-                elif _is_pickle(data):
-                    torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+            entries = archive.infolist()
+            names = [entry.filename for entry in entries]
+            # torch's own reader ignores case: of two entries of one name it might read the other
+            if (
+                len({one.lower() for one in names}) < len(names)
+                or len({one.split("/")[0] for one in names}) > 1
+            ):
+                raise WeightsError(
+                    f"{where}: {path}: expected one folder with each entry once, found another archive; export the "
+                    "model again with torch.export.save"
+                )
+            for entry in entries:
+                name = entry.filename
+                kind = name.partition("/")[2]
+                if _JSON.fullmatch(kind):
+                    _check_json(json.loads(archive.read(entry)), path, name, where)
+                elif _TENSORS.fullmatch(kind):
+                    if data := archive.read(entry):
+                        torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+                elif not _RAW.fullmatch(kind):
+                    raise WeightsError(
+                        f"{where}: {path}: {name} is no part of a plain program and could run code; export the model "
+                        "again with torch.export.save, without custom objects or compiled libraries"
+                    )
     except WeightsError:
         raise
     except zipfile.BadZipFile as error:
@@ -147,18 +172,13 @@ def _check_json(value: Any, path: Path, name: str, where: str) -> None:
             stack.extend(one)
         elif isinstance(one, dict):
             for key, inner in one.items():
-                if key == "use_pickle" and inner is True:
+                if key == "use_pickle" and inner is not False:
                     raise WeightsError(f"{where}: {path}: {name} has pickled tensors, which could run code")
                 if key == "expr_str" and isinstance(inner, str) and not _is_a_size(inner):
                     raise WeightsError(
                         f"{where}: {path}: {name}: expected a size, found the expression {inner[:60]!r}"
                     )
                 stack.append(inner)
-
-
-def _is_pickle(data: bytes) -> bool:
-    """Whether torch.load would open it: an archive of its own, or a bare pickle of protocol 2 or later."""
-    return data[:2] == b"PK" or data[:1] == b"\x80"
 
 
 def _is_a_size(expression: str) -> bool:

@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+import shutil
 import zipfile
 
 import numpy as np
@@ -73,6 +74,15 @@ def test_images_are_prepared_and_embedded_as_by_transformers(folder, load, pictu
     np.testing.assert_array_equal(found["hidden.1.cls"], found["hidden.1.none"][:, 0])
     patches = last[:, num_prefix:].reshape(3, 2, 2, 2, 2, -1).mean(axis=(2, 4)).transpose(0, 3, 1, 2)
     np.testing.assert_allclose(found["hidden.2.grid2"], patches.reshape(3, -1), atol=2e-5)
+
+
+def test_a_size_that_is_a_bare_number_is_of_both_sides_as_transformers_has_it(folder, load, pictures):
+    target = folder / "older"
+    shutil.copytree(folder / "vit", target)
+    file = target / "preprocessor_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "size": 32}))
+    found = features(load("transformers:older"), pictures)["hidden.2.none"]
+    np.testing.assert_allclose(found, states(target, pictures)[1], atol=2e-5)
 
 
 def test_the_final_norm_is_passed_once_by_inner_layers_alone(folder, load, pictures):
@@ -218,7 +228,10 @@ class Evil:
         return print, ("it ran",)
 
 
-@pytest.mark.parametrize("how", ["pickle", "flag", "expression"])
+@pytest.mark.parametrize(
+    "how", ["pickle", "old pickle", "flag", "number", "expression", "library", "object", "twice"]
+)
+@pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_a_program_that_could_run_code_is_refused(load, folder, how, capsys):
     evil = folder / f"evil_{how}.pt2"
     with zipfile.ZipFile(folder / "net.pt2") as source, zipfile.ZipFile(evil, "w") as out:
@@ -226,15 +239,26 @@ def test_a_program_that_could_run_code_is_refused(load, folder, how, capsys):
             data = source.read(name)
             if how == "expression" and name.endswith("model.json"):
                 data = data.replace(b"Symbol('s", b"__import__('os').system('echo it ran') or Symbol('s")
-            if how == "flag" and name.endswith("weights_config.json"):
-                data = data.replace(b'"use_pickle": false', b'"use_pickle": true')
+            if how in ("flag", "number") and name.endswith("weights_config.json"):
+                flag = b"true" if how == "flag" else b"1"
+                data = data.replace(b'"use_pickle": false', b'"use_pickle": ' + flag)
+            if how == "old pickle" and name.endswith("sample_inputs/model.pt"):
+                data = b"cbuiltins\nprint\n(S'it ran'\ntR."  # of protocol 0, which begins with no byte of its own
             out.writestr(name, data)
+        if how == "library":
+            out.writestr("net/data/aotinductor/model/model.so", b"\x7fELF")
+        if how == "object":
+            out.writestr("net/data/constants/opaque_obj_0", b"cbuiltins\nprint\n(S'it ran'\ntR.")
+        if how == "twice":
+            out.writestr("net/data/sample_inputs/MODEL.pt", b"")
         if how == "pickle":
             held = io.BytesIO()
             pickle.dump(Evil(), held)
             out.writestr("net/data/sample_inputs/other.pt", held.getvalue())
     given = {"preprocess": {"crop_px": 16, "mean": [0.0] * 3, "std": [1.0] * 3}}
-    with pytest.raises(WeightsError, match=r"could run code|expected a size, found the expression"):
+    with pytest.raises(
+        WeightsError, match=r"could run code|expected a size, found the expression|each entry once"
+    ):
         load(f"pt2:{evil.name}", **given)
     assert "it ran" not in capsys.readouterr().out
 
