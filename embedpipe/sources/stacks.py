@@ -127,11 +127,8 @@ class StackSource:
         num = self._array(container, self.images, "source.images").shape[0]
         columns = self._columns(container, num)
         ids = self._ids(columns, num)
-        stamp = (
-            f"{info.stamp} {digest([self.images, form.layout, form.low, form.high])[:16]}"
-            if info.stamp
-            else ""
-        )
+        way = digest([self.images, form.layout, form.low, form.high])[:16]
+        stamp = f"{info.stamp} {way}" if info.stamp else ""
         versions = self._versions(columns, info.stamp, num)
         if not num:
             raise DataError(f"{self.address}: source.images: expected images, found none in {self.images!r}")
@@ -140,7 +137,8 @@ class StackSource:
             locator = str(i)
             seen = known.get(locator)
             if versions is not None:
-                seen = Seen("", version_key(f"{self.address}#{self.images}", ids[i], versions[i]), None)
+                # how values become pixels is a part of what they are: range and layout may be corrected
+                seen = Seen("", version_key(f"{self.address}#{way}", ids[i], versions[i]), None)
             elif seen is None or not stamp or seen.stamp != stamp:
                 seen = self._look(i, form, stamp)
             labels = {name: columns[name][i] for name in names}

@@ -116,6 +116,8 @@ class TarSource:
             if samples is None:
                 samples, without = self._index(shard, name, info, stamp)
                 num_without += without
+            elif self.files.spooling:
+                self.files.copy(shard, info)  # it is there, and stays
             num += len(samples)
             yield from samples
             progress(done + 1, len(shards), "shards")
@@ -306,7 +308,7 @@ class TarSource:
     def _labels(self, group: _Group, file: Any) -> tuple[dict[str, Label], str | None]:
         """Label columns: `cls`, the fields of `json`, and `txt` where that is not what is embedded."""
         labels: dict[str, Label] = {}
-        texts = self.extensions.get("text")
+        texts = self.extensions.get("text", "").lower().lstrip(".")
         for extension in LABELS:
             if extension not in group.members or extension == texts:
                 continue

@@ -225,6 +225,7 @@ def test_a_spooled_container_is_fetched_once(lake: Any, fetched: list[str], kind
     later = at.open()
     later.read(next(s.locator for s in first if s.key is not None))
     scan(at.open(spooling=True), seen(first))
+    at.open().read(next(s.locator for s in first if s.key is not None))
     assert len(fetched) == num
 
 

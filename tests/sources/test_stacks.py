@@ -172,6 +172,8 @@ def test_the_version_may_be_a_column(tmp_path: Path) -> None:
     before = scan(opened(tmp_path, labels=["who", "rev"], id="who", version="rev"))
     write(tmp_path, images=RGB[::-1], who=["a", "b", "c", "d"], rev=[1, 2, 1, 1])
     after = scan(opened(tmp_path, labels=["who", "rev"], id="who", version="rev"))
+    wider = scan(opened(tmp_path, labels=["who", "rev"], id="who", version="rev", range=[0, 256]))
+    assert not {s.key for s in wider} & {s.key for s in after}  # other pixels
     assert [a.key == b.key for a, b in zip(before, after, strict=True)] == [True, False, True, True]
 
 
