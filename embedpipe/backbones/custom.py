@@ -30,7 +30,7 @@ from embedpipe.backbones.weights import load_into, read_state_dict
 from embedpipe.errors import ConfigError, UnreadableSample
 from embedpipe.spec import canonical_json
 
-_KNOWN = ("modality", "preprocessing", "max_length", "blocks", "num_prefix", "norm", "licence", "source")
+_KNOWN = ("modality", "preprocessing", "max_length", "blocks", "num_prefix", "licence", "source")
 _TRIED_TEXT = "A text to try the model with."
 _MAX_LENGTH = 512
 
@@ -95,6 +95,11 @@ class OwnInputs:
         value = self._module.preprocess(sample)
         if not isinstance(value, torch.Tensor):
             raise ConfigError(f"{self._where}: preprocess: expected a tensor, found {type(value).__name__}")
+        if value.dtype != self.tried.dtype:
+            raise ConfigError(
+                f"{self._where}: preprocess: expected {self.tried.dtype}, as of a plain {self.modality}, found "
+                f"{value.dtype}; give every sample one dtype"
+            )
         if self.is_sequence:
             if not 0 < len(value) <= self.staging.lengths[-1] or value.ndim != 1:
                 raise UnreadableSample(
@@ -105,7 +110,7 @@ class OwnInputs:
             raise UnreadableSample(
                 f"preprocess: expected a tensor of shape {self.staging.shape}, found {tuple(value.shape)}"
             )
-        return value.to(self.staging.dtype)
+        return value
 
     def prepare(self, staged: torch.Tensor) -> torch.Tensor:
         return staged
@@ -265,6 +270,12 @@ def _described(module: Any, where: str) -> dict[str, Any]:
             f"{where}: describe: expected modality image or text and keys of {', '.join(_KNOWN)}, found "
             f"{described['modality']!r}" + (f" and {', '.join(unknown)}" if unknown else "")
         )
+    for key, least in (("max_length", 1), ("num_prefix", 0)):
+        value = described.get(key, least)
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise ConfigError(
+                f"{where}: describe: {key}: expected a whole number of at least {least}, found {value!r}"
+            )
     try:
         canonical_json(described)
     except (TypeError, ValueError) as error:

@@ -9,8 +9,11 @@ Code that comes with a model is run only where params.yaml says so.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import inspect
+import json
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,6 +58,7 @@ def open_transformers(
         raise missing_extra(where, "text", "transformers") from error
     own_weights = options.weights is None and with_weights
     found = find_folder(options, root, where, weights=own_weights)
+    code = _own_code(found, options, where)
     with _quietly():
         config, raw = _config(found, options, where)
         whole, missing = _model(transformers.AutoModel, config, found, options, root, where, own_weights)
@@ -75,11 +79,28 @@ def open_transformers(
                 f"{kind or 'something else'}"
             )
     inputs, graph = opened
-    identity = digest({key: value for key, value in raw.items() if key not in _VOLATILE})[:12]
+    described = {key: value for key, value in raw.items() if key not in _VOLATILE}
+    identity = digest({**described, **code})[:12]
     name = type(whole).__name__ + (f".{prefix}" if prefix else "")
     return Opened(
         f"transformers:{name}:config={identity}", part, inputs, graph, missing, found.origin(), has_norm=True
     )
+
+
+def _own_code(found: Found, options: BackboneOptions, where: str) -> dict[str, str]:
+    """Digests of the Python files that are run, by name: they name the store as the configuration does."""
+    if not options.trust_remote_code:
+        return {}
+    told = [found.optional(file).get("auto_map") for file in ("config.json", "tokenizer_config.json")]
+    for name in re.findall(r"[\w./-]+--[\w.-]+", json.dumps(told)):
+        raise ConfigError(
+            f"{where}: {found.name}: expected code that lies beside the weights, found {name}, of another repository "
+            "whose commit is not fixed; fetch it into a folder of yours and name that"
+        )
+    if not any(told):
+        return {}
+    files = sorted(found.folder.glob("*.py"))
+    return {path.name: hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest() for path in files}
 
 
 def _config(found: Found, options: BackboneOptions, where: str) -> tuple[Any, dict[str, Any]]:

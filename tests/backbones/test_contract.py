@@ -3,9 +3,10 @@
 import pytest
 import tiny_models
 import torch
+from PIL import Image
 
 from embedpipe.backbones import BackboneOptions, load_backbone
-from embedpipe.errors import ShapeError
+from embedpipe.errors import ConfigError, ShapeError
 from embedpipe.testing import ContractError, check_backbone, check_opened
 
 SMALL = {"preprocess": {"resize_px": 32, "crop_px": 32}}
@@ -69,6 +70,16 @@ def test_a_random_preprocessing_is_found(models):
         ContractError, match="the same samples a second time: expected the same bits, found others"
     ):
         check_opened(backbone)
+
+
+def test_a_preprocessing_that_changes_its_dtype_is_refused(models):
+    backbone = load(models, model="python:own_models:colours", taps={"blocks": ["gap"]})
+    own = backbone.module.preprocess
+    backbone.module.preprocess = lambda image: own(image).double()
+    with pytest.raises(
+        ConfigError, match=r"preprocess: expected torch\.\w+, as of a plain image, found torch.float64"
+    ):
+        backbone.inputs.stage(Image.new("RGB", (9, 9)))
 
 
 def test_a_forward_pass_refuses_another_shape(models):

@@ -243,6 +243,35 @@ def test_code_that_comes_with_a_model_is_not_run(bert, tmp_path):
         load_backbone("b", options, tmp_path, source_dir=tmp_path)
 
 
+def test_code_that_is_run_names_the_store_and_comes_from_the_folder_alone(bert, tmp_path, monkeypatch):
+    from transformers import dynamic_module_utils
+
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.syspath_prepend(str(tmp_path / "modules"))
+    found = []
+    for name, bias in (("one", 0.0), ("two", 1.0), ("far", 0.0)):
+        folder = tmp_path / name
+        shutil.copytree(bert, folder)
+        config = json.loads((folder / "config.json").read_text())
+        config["auto_map"] = {"AutoModel": "other/place--mine.Mine" if name == "far" else "mine.Mine"}
+        (folder / "config.json").write_text(json.dumps(config))
+        (folder / "mine.py").write_text(
+            "from transformers import BertModel\n\n\nclass Mine(BertModel):\n    def forward(self, *args, **more):\n"
+            f"        out = super().forward(*args, **more)\n        out[0].add_({bias})\n        return out\n"
+        )
+        options = BackboneOptions(
+            model=f"transformers:{name}", taps={"last": ["cls"]}, trust_remote_code=True
+        )
+        if name == "far":
+            with pytest.raises(ConfigError, match=r"found other/place--mine\.Mine, of another repository"):
+                load_backbone("b", options, tmp_path, source_dir=tmp_path)
+        else:
+            found.append(load_backbone("b", options, tmp_path, source_dir=tmp_path))
+    assert type(found[0].module).__name__ == "Mine"
+    assert found[0].weights_digest == found[1].weights_digest
+    assert found[0].architecture != found[1].architecture
+
+
 def test_a_part_that_was_not_saved_cannot_be_tapped(bert, tmp_path):
     import safetensors.torch
 
