@@ -155,7 +155,8 @@ def outputs_of(
     found = []
     for start in range(0, len(places), batch):
         pixels = images.pixels(places[start : start + batch]).to(device)
-        with arithmetic(device, torch.float32):
+        # a trainer scores in its own precision, and what is predicted in the end is of float32
+        with torch.autocast(device.type, enabled=False), arithmetic(device, torch.float32):
             found.append(model(pixels).float().cpu())
         progress(min(start + batch, len(places)), len(places), "samples")
     return torch.cat(found)

@@ -20,7 +20,7 @@ from embedpipe.spec import BackboneSpec
 from embedpipe.steps import transfer as steps
 from embedpipe.training import TensorSamples, TrainingPlan, deterministic, fit
 from embedpipe.transfer.agreement import as_stored, check_agreement, relative_error
-from embedpipe.transfer.images import Augmentation, Images
+from embedpipe.transfer.images import Augmentation, Images, outputs_of
 from embedpipe.transfer.live import LiveModel, new_head
 from embedpipe.transfer.options import transfer_options
 from embedpipe.transfer.training import recipe_of
@@ -209,6 +209,16 @@ def test_images_come_in_the_order_asked_for_decoded_once_where_they_fit(memory_n
     again = held.pixels(np.array([0]))
     assert torch.equal(first[1], again[0]) and torch.equal(first[0], first[2])
     assert source.reads == (2 if memory_nbytes else 4)
+
+
+def test_an_epoch_is_scored_in_the_float32_that_is_predicted_in():
+    backbone = opened(width=4)
+    held, model = Images(backbone, Counted(), ["0", "1", "2"], 10**9), live(backbone)
+    places, cpu = np.arange(3), torch.device("cpu")
+    expected = outputs_of(model.probabilities, held, places, cpu, 2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert not torch.equal(model.probabilities(held.pixels(places)), expected)
+        assert torch.equal(outputs_of(model.probabilities, held, places, cpu, 2), expected)
 
 
 def test_transforms_are_drawn_anew_for_each_image_and_checked():
