@@ -285,14 +285,20 @@ def taps(
 
 @app.command(rich_help_panel=_QUESTIONS)
 def rank(
-    tasks: Annotated[list[str] | None, typer.Argument(help="Tasks; default: all.")] = None,
+    tasks: Annotated[list[str] | None, typer.Argument(help="Tasks; default: all but dense ones.")] = None,
     as_json: Json = False,
 ) -> None:
     """Rank every backbone's taps by training samples alone, in seconds, before any head is trained."""
     workspace, params = _open()
     from embedpipe.steps.rank import rank_taps, show_ranking
 
-    rankings = _each(rank_taps, workspace, _chosen(tasks, params.tasks, "task"))
+    chosen = list(_chosen(tasks, params.tasks, "task"))
+    able = [task for task in chosen if params.tasks[task].kind != "dense"]
+    if not tasks and able and len(able) < len(chosen):
+        left_out = ", ".join(task for task in chosen if task not in able)
+        say(f"{left_out}: left out, since screens do not look at the places of dense tasks")
+        chosen = able
+    rankings = _each(rank_taps, workspace, chosen)
     if as_json:
         _print_json(rankings)
     for one in rankings if not as_json else ():

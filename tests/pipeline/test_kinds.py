@@ -243,8 +243,11 @@ def test_making_targets_again_writes_the_same_bytes_and_opens_no_mask(kinds, tmp
     assert [path.read_bytes() for path in paths] == before
 
 
-def test_taps_are_ranked_for_labels_and_a_dense_task_is_refused_in_one_sentence(kinds, cli):
-    assert cli(kinds, "rank", "marks")[0] == 0
+def test_taps_are_ranked_for_all_but_dense_tasks_which_are_refused_in_one_sentence(kinds, cli):
+    code, out, err = cli(kinds, "rank", "--json")
+    assert code == 0 and "parts: left out, since screens" in " ".join(err.split())
+    ranked = [one["task"] for one in json.loads(out)]
+    assert ranked and "parts" not in ranked
     code, _, err = cli(kinds, "rank", "parts")
     assert code == 2 and "found kind dense, whose places screens do not look at" in err
 
