@@ -18,11 +18,15 @@ JUDGED = ("val", "test")
 
 
 def shared_samples(source: Manifest, target: Manifest) -> dict[str, int]:
-    """How many samples of each judged split of `target` have the content of one that a model learnt from."""
-    learnt = {key.tobytes() for key in source.keys[np.isin(source.splits, LEARNT)]}
-    return {
-        split: sum(key.tobytes() in learnt for key in target.keys[target.splits == split]) for split in JUDGED
-    }
+    """How many samples of each judged split of `target` have the content of one that a model learnt from.
+
+    Of samples with a text, what is beside it counts: source models learn from that.
+    """
+    seen = np.zeros(len(target), bool)
+    for modality in set(source.modalities) & set(target.modalities) - {"text"}:
+        learnt = {key.tobytes() for key in source.of(modality).keys[np.isin(source.splits, LEARNT)]}
+        seen |= np.array([key.tobytes() in learnt for key in target.of(modality).keys], bool)
+    return {split: int(seen[target.splits == split].sum()) for split in JUDGED}
 
 
 def overlap_notes(target: Manifest, sources: Mapping[str, Manifest]) -> list[str]:

@@ -30,6 +30,17 @@ def test_equal_content_is_counted_by_the_split_that_judges():
     ]
 
 
+def test_an_image_beside_a_text_is_found_and_an_equal_text_is_not():
+    source = manifest("letters", "source", [1, 2], ["train", "train"])
+    ids, keys = ["a", "b", "c"], [[7, 8, 2], [3, 1, 4]]
+    texts, images = ([key.to_bytes(16) for key in of] for of in keys)
+    target = Manifest.from_rows(
+        "posts", {"kind": "table"}, "text", sample_ids=ids, keys=texts, domain="target", groups=ids,
+        splits=["val", "test", "val"], locators=ids, also={"image": (images, ids)},
+    )  # fmt: skip
+    assert shared_samples(source, target) == {"val": 0, "test": 1}
+
+
 def test_nothing_is_said_of_sources_that_share_nothing():
     source = manifest("letters", "source", [1], ["train"])
     assert overlap_notes(manifest("digits", "target", [2, 1], ["val", "train"]), {"cnn": source}) == []
