@@ -24,7 +24,7 @@ from torch import nn
 from embedpipe.backbones.weights import weights_digest
 from embedpipe.errors import ConfigError, DataError, ShapeError
 from embedpipe.manifest.keys import array_key
-from embedpipe.spec import BackboneSpec, TapSpec
+from embedpipe.spec import BackboneSpec, TapSpec, digest
 from embedpipe.store import FeatureStore, open_group
 from embedpipe.training.policies import check_names
 
@@ -63,13 +63,18 @@ class FrozenSource:
         self.num_computed = 0
         self._digest: str | None = None
 
+    def look_again(self) -> None:
+        """Have the next `spec` read the weights: they may have been replaced since."""
+        self._digest = None
+
     def spec(self) -> BackboneSpec:
         """What names the features of this very network."""
         kind = type(self.module)
         if self._digest is None:
             self._digest = weights_digest(self.module)
         return BackboneSpec(
-            architecture=f"python:{kind.__module__}.{kind.__qualname__}",
+            # layers without weights (an activation, a stride) stand in its text alone
+            architecture=f"python:{kind.__module__}.{kind.__qualname__}:{digest(repr(self.module))[:12]}",
             weights_digest=self._digest,
             decoder="tensors",
             preprocessing="{}",

@@ -172,6 +172,7 @@ class TLFE:
             If the loss is no longer finite.
         """
         _check_loaders(loaders)
+        self.source.look_again()
         if target_model is not None:
             self.target_model, self._network = target_model, None
         first = next(batches_of(loaders["train"], "train"))[0]
@@ -352,6 +353,11 @@ def _check_loaders(loaders: Mapping[str, Any]) -> None:
         if name not in LOADERS:
             raise ConfigError(
                 f"loaders: expected train and val, found {name!r}{did_you_mean(str(name), LOADERS)}"
+            )
+        if isinstance(loaders[name], Iterator):
+            raise ConfigError(
+                f"loader {name!r}: expected what can be read more than once, such as a DataLoader or a list, found "
+                f"{type(loaders[name]).__name__}"
             )
 
 

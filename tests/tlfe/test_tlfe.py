@@ -112,6 +112,29 @@ def test_a_store_that_is_given_serves_the_next_process(loaders, models, tmp_path
     assert other.source.num_computed == 70 and len(list(tmp_path.iterdir())) == 2
 
 
+def test_features_of_another_activation_or_of_replaced_weights_are_never_mixed(loaders, tmp_path):
+    torch.manual_seed(0)
+    source, other = (nn.Sequential(nn.Conv2d(3, 4, 3), act, nn.Flatten()) for act in (nn.ReLU(), nn.Tanh()))
+    other.load_state_dict(source.state_dict())
+    first, second = (TLFE(net, Target(), ["1"], device="cpu", store=tmp_path) for net in (source, other))
+    specs = []
+    for tlfe in (first, second):
+        tlfe.fit(loaders, epochs=1, verbose=False)
+        specs.append(tlfe.source.spec())
+        assert tlfe.source.num_computed == 70  # all 68, and two asked for their shapes
+    with torch.no_grad():
+        source[0].weight.mul_(2)
+    first.fit(loaders, epochs=1, verbose=False)
+    assert len({spec.fingerprint for spec in (*specs, first.source.spec())}) == 3
+
+
+def test_a_loader_that_can_be_read_once_is_refused_before_a_batch_is_lost(loaders, models):
+    once = (pair for pair in loaders["train"])
+    with pytest.raises(ConfigError, match="loader 'train': expected what can be read more than once"):
+        TLFE(*models, device="cpu").fit({"train": once}, epochs=1, verbose=False)
+    assert len(list(once)) == 3
+
+
 def test_stored_features_are_the_layers_own_outputs(loaders, models):
     source, target = models
     tlfe = TLFE(source, target, ["early", "features"], "cpu", dtype="float32")
