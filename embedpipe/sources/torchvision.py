@@ -77,14 +77,17 @@ class TorchvisionSource:
                 sample_id = f"{name}/{i:07d}"
                 seen = known.get(sample_id)
                 image, target = None, targets[i] if targets is not None else None
-                if targets is None or seen is None or seen.stamp != stamp:
-                    image, target = self._item(part, i)
-                if seen is None or seen.stamp != stamp:
-                    seen = Seen(stamp, array_key(np.asarray(image)), None)
+                try:
+                    if targets is None or seen is None or seen.stamp != stamp:
+                        image, target = self._item(part, i)
+                    if seen is None or seen.stamp != stamp:
+                        seen = Seen(stamp, array_key(np.asarray(image)), None)
+                except UnreadableSample as error:
+                    seen = Seen(stamp, None, str(error))
                 label = _label(target, classes)
-                unlabelled += label is None
+                unlabelled += label is None and seen.key is not None
                 split = _PARTS.get(name)
-                yield Scanned(sample_id, sample_id, seen.key, None, {"label": label}, split, stamp)
+                yield Scanned(sample_id, sample_id, seen.key, seen.reason, {"label": label}, split, stamp)
                 done += 1
                 if done % 1000 == 0 or done == total:
                     progress(done, total, "images")

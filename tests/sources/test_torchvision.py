@@ -13,7 +13,7 @@ from PIL import Image
 
 from embedpipe.errors import ConfigError, DataError
 from embedpipe.params import validate
-from embedpipe.sources.base import Scanned, Source, open_source
+from embedpipe.sources.base import Scanned, Seen, Source, open_source
 
 
 def opened(root: Path, name: str, **options: Any) -> Source:
@@ -46,6 +46,19 @@ def test_classes_are_named_and_parts_are_splits(tmp_path: Path) -> None:
         ("all/0000000", {"label": "Forest"}, None),
         ("all/0000001", {"label": "River"}, None),
     ]
+
+
+def test_a_damaged_image_is_one_unreadable_sample(tmp_path: Path) -> None:
+    folder = tmp_path / "data" / "eurosat" / "2750" / "Forest"
+    folder.mkdir(parents=True)
+    Image.new("RGB", (4, 4)).save(folder / "1.png")
+    (folder / "2.png").write_bytes(b"no image")
+    source = opened(tmp_path, "EuroSAT")
+    good, bad = scan(source)
+    assert good.key is not None and bad.key is None
+    assert bad.reason is not None and bad.reason.startswith("damaged: ") and bad.labels == {"label": "Forest"}
+    known = {s.locator: Seen(s.stamp or "", s.key, s.reason) for s in (good, bad)}
+    assert [s.reason for s in source.scan(known)] == [None, bad.reason]
 
 
 def test_files_that_are_absent_are_not_downloaded(tmp_path: Path) -> None:
