@@ -117,7 +117,9 @@ class LoadOptions(StrictModel):
     """Which weights a network begins with."""
 
     weights: str | None = Field(
-        None, description="A .safetensors or .pth file of a state dict; null: the backbone's own weights."
+        None,
+        description="A .safetensors or .pth file of a state dict; null: the backbone's own weights. DVC does not watch "
+        "the file: run `embedpipe transfer` when it was replaced under its name.",
     )
     by: Literal["name", "prefix", "list", "shape"] = Field(
         "name",
