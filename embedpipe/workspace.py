@@ -86,6 +86,10 @@ class Workspace:
         """Models, predictions and scores of a task's transfer arms."""
         return self.data / "transfer" / task
 
+    def transfer_models_dir(self, task: str) -> Path:
+        """Networks of a task's transfer arms."""
+        return self.transfer_dir(task) / "models"
+
     def transfer_cost(self, task: str) -> Path:
         """What each transfer arm of a task cost."""
         return self.data / "cost" / f"{task}.transfer.json"

@@ -22,7 +22,10 @@ def predict(
     ] = None,
     arm: Annotated[
         list[str] | None,
-        typer.Option("--arm", help="ARM or TASK:ARM; default: the selected arm of each task."),
+        typer.Option(
+            "--arm",
+            help="ARM or TASK:ARM, of heads or transfer arms; default: the selected arm of each task.",
+        ),
     ] = None,
     task: Annotated[list[str] | None, typer.Option("--task", help="Tasks; default: all.")] = None,
     column: Annotated[
@@ -39,7 +42,8 @@ def predict(
 ) -> None:
     """Answer for new inputs: probabilities of every task, in one pass of each backbone.
 
-    An input that cannot be read is a row with an error. Features that are in the store are not computed again.
+    An input that cannot be read is a row with an error. Features that are in the store are not computed again; transfer
+    arms, such as lp_ft@glyphnet, have none there and compute every input.
     """
     workspace, params = open_project()
     if out is None and as_json:
@@ -77,7 +81,9 @@ def bundle(
     out: Annotated[
         Path | None, typer.Option(help="Folder to write; default: <task>.bundle. A bundle there is replaced.")
     ] = None,
-    arm: Annotated[str | None, typer.Option("--arm", help="An arm by id; default: the selected one.")] = None,
+    arm: Annotated[
+        str | None, typer.Option("--arm", help="A head or a transfer arm by id; default: the selected one.")
+    ] = None,
     formats: Annotated[
         list[str] | None,
         typer.Option("--format", help="safetensors (always), pt2, onnx; default: all that can be written."),

@@ -1,6 +1,6 @@
 """Which trained arms are to answer: the selected one of each task, or those named.
 
-Reads `data/heads`; knows nothing of backbones, features or inputs.
+Reads `data/heads` and the models of `data/transfer`; knows nothing of features or inputs.
 """
 
 from __future__ import annotations
@@ -15,22 +15,28 @@ from embedpipe.errors import ConfigError, DataError
 from embedpipe.evaluate.arms import arm_dir
 from embedpipe.manifest.kinds import TargetSpec
 from embedpipe.params import did_you_mean
+from embedpipe.transfer.arms import CARD as NETWORK_CARD
+from embedpipe.transfer.saved import read_arm
 
 CARD = "arm.json"
 
 
 @dataclass(frozen=True)
 class TrainedArm:
-    """A head that was trained on every label, and the taps that it reads.
+    """A head that was trained on every label, and the taps that it reads; or a transfer arm, with its backbone.
 
     Attributes
     ----------
     target : TargetSpec
         Kind, and names of classes or labels in the order of the head's codes.
+    family : str
+        Of the head; recipe of a transfer arm.
     parts : tuple of (backbone, tap)
         In the order in which they lie side by side.
     about : dict
         The rest of what its card says.
+    has_body : bool
+        Whether the weights of its backbone are its own, as those of transfer arms are: no store has its features.
     """
 
     task: str
@@ -40,6 +46,7 @@ class TrainedArm:
     parts: tuple[tuple[str, str], ...]
     folder: Path
     about: Mapping[str, Any]
+    has_body: bool = False
 
     @property
     def backbones(self) -> tuple[str, ...]:
@@ -47,15 +54,33 @@ class TrainedArm:
         return tuple(dict.fromkeys(backbone for backbone, _ in self.parts))
 
 
+@dataclass(frozen=True)
+class SavedArms:
+    """Where the trained arms of a task lie, a folder an arm: heads, and networks of transfer arms."""
+
+    heads_dir: Path
+    networks_dir: Path
+
+    def names(self) -> list[str]:
+        """Of all that are there."""
+        return sorted({*_arms_in(self.heads_dir, CARD), *_arms_in(self.networks_dir, NETWORK_CARD)})
+
+    def read(self, task: str, arm: str) -> TrainedArm:
+        """One of them; a head, if there is none of that name."""
+        if (self.networks_dir / arm_dir(arm) / NETWORK_CARD).is_file():
+            return _read_network(self.networks_dir / arm_dir(arm))
+        return _read_head(task, arm, self.heads_dir)
+
+
 def choose_arms(
-    heads_dirs: Mapping[str, Path], asked: Sequence[str], selection: Mapping[str, Any] | None
+    saved: Mapping[str, SavedArms], asked: Sequence[str], selection: Mapping[str, Any] | None
 ) -> list[TrainedArm]:
     """One arm a task.
 
     Parameters
     ----------
-    heads_dirs
-        Folder of the saved heads of each task, of those that are wanted.
+    saved
+        Arms of each task, of those that are wanted.
     asked
         ``ARM``, for every task that has it, or ``TASK:ARM``; empty: the selected arm of each task.
     selection
@@ -67,11 +92,13 @@ def choose_arms(
         If an arm or a task is unknown, or a task is given two arms.
     DataError
         If a head is not there.
+    WeightsError
+        If the card of a transfer arm is damaged.
     """
     if not asked:
         assert selection is not None
-        return [_read(task, _selected(task, selection), folder) for task, folder in heads_dirs.items()]
-    known = {task: _arms_in(folder) for task, folder in heads_dirs.items()}
+        return [arms.read(task, _selected(task, selection)) for task, arms in saved.items()]
+    known = {task: arms.names() for task, arms in saved.items()}
     chosen: dict[str, str] = {}
     for one in asked:
         before, _, after = one.partition(":")
@@ -81,8 +108,9 @@ def choose_arms(
             every = sorted({arm for task in named for arm in known[task]})
             arm = next(iter(named.values()), one)
             raise ConfigError(
-                f"--arm {one}: no head of that arm is saved for {', '.join(named) or 'any task'}"
-                f"{did_you_mean(arm, every)}; `embedpipe info` lists the arms of the leaderboard"
+                f"--arm {one}: no head or network of that arm is saved for {', '.join(named) or 'any task'}"
+                f"{did_you_mean(arm, every)}; `embedpipe info` lists the arms of the leaderboard, of which "
+                "baselines and `direct` have none"
             )
         for task, arm in able.items():
             if chosen.setdefault(task, arm) != arm:
@@ -90,7 +118,7 @@ def choose_arms(
                     f"--arm: expected one arm a task, found {chosen[task]} and {arm} for {task!r}; "
                     "write TASK:ARM, or leave one out"
                 )
-    return [_read(task, chosen[task], folder) for task, folder in heads_dirs.items() if task in chosen]
+    return [arms.read(task, chosen[task]) for task, arms in saved.items() if task in chosen]
 
 
 def _selected(task: str, selection: Mapping[str, Any]) -> str:
@@ -100,12 +128,26 @@ def _selected(task: str, selection: Mapping[str, Any]) -> str:
     return arm
 
 
-def _arms_in(heads_dir: Path) -> list[str]:
-    found = heads_dir.rglob(CARD) if heads_dir.is_dir() else ()
-    return sorted(path.parent.relative_to(heads_dir).as_posix() for path in found)
+def _arms_in(folder: Path, card: str) -> list[str]:
+    found = folder.rglob(card) if folder.is_dir() else ()
+    return [path.parent.relative_to(folder).as_posix() for path in found]
 
 
-def _read(task: str, arm: str, heads_dir: Path) -> TrainedArm:
+def _read_network(folder: Path) -> TrainedArm:
+    saved = read_arm(folder)
+    card = saved.card
+    try:
+        parts = tuple((saved.backbone, str(tap)) for tap in card["taps"])
+        return TrainedArm(
+            card["task"], saved.spec, card["arm"], card["recipe"], parts, folder, card, has_body=True
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{folder / NETWORK_CARD}: not the card of a transfer arm ({error}); run `embedpipe transfer` again"
+        ) from error
+
+
+def _read_head(task: str, arm: str, heads_dir: Path) -> TrainedArm:
     folder = heads_dir / arm_dir(arm)
     try:
         card = json.loads((folder / CARD).read_text(encoding="utf-8"))

@@ -22,6 +22,8 @@ def about_arm(
     arm: TrainedArm,
     spec: ArmSpec,
     *,
+    params: Mapping[str, Any],
+    training: Mapping[str, Any] | None,
     data: Mapping[str, Any],
     backbones: Mapping[str, Mapping[str, Any]],
     metrics: Mapping[str, Any],
@@ -32,6 +34,11 @@ def about_arm(
 
     Parameters
     ----------
+    params
+        Hyperparameters.
+    training
+        Of a transfer arm: recipe, note, the head that it started from, if any, and whether its backbone began from
+        random weights; None for a head on a frozen backbone.
     data
         Data set, label column, samples in each split.
     backbones
@@ -46,7 +53,8 @@ def about_arm(
         "outputs": list(arm.target.outputs),
         "arm": arm.arm,
         "family": arm.family,
-        "params": dict(arm.about["params"]),
+        "params": dict(params),
+        "training": None if training is None else dict(training),
         "licence": licence or NO_LICENCE,
         "data": dict(data),
         "metrics": dict(metrics),
@@ -62,7 +70,7 @@ def readme(about: Mapping[str, Any]) -> str:
     parts = [
         f"# {about['task']}: {arm}",
         "",
-        f"A frozen backbone with a head (`{about['family']}`) that answers for images: {_answers(about)}",
+        f"{_what(about)} that answers for images: {_answers(about)}",
         "",
         "```python",
         "import embedpipe",
@@ -76,7 +84,7 @@ def readme(about: Mapping[str, Any]) -> str:
         "## Data",
         "",
         f"Data set `{data['dataset']}`, labels `{data['labels']}`. "
-        f"The head learnt from {data['num_train']:,} labelled training samples.",
+        f"It learnt from {data['num_train']:,} labelled training samples.",
         "",
         "| split | samples |",
         "|---|---|",
@@ -93,6 +101,7 @@ def readme(about: Mapping[str, Any]) -> str:
             f"weights' digest `{one['weights_digest']}`"
             for name, one in about["backbones"].items()
         ),
+        *_training(about["training"]),
         "",
         "## Input",
         "",
@@ -106,6 +115,29 @@ def readme(about: Mapping[str, Any]) -> str:
         *_checked(about["checked"]),
     ]
     return "\n".join(parts) + "\n"
+
+
+def _what(about: Mapping[str, Any]) -> str:
+    training = about["training"]
+    if training is None or training["recipe"] == "frozen":
+        return f"A frozen backbone with a head (`{about['family']}`)"
+    if training["from_random_weights"]:
+        return f"A network trained from random weights (`{about['family']}`)"
+    return f"A fine-tuned backbone with its head (`{about['family']}`)"
+
+
+def _training(training: Mapping[str, Any] | None) -> list[str]:
+    if training is None:
+        return []
+    if training["recipe"] == "frozen":
+        said = "Its weights are unchanged."
+    elif training["from_random_weights"]:
+        said = "Its architecture alone was used."
+    else:
+        said = "Training went on from it."
+    if training["head"]:
+        said += f" The head was `{training['head']}`."
+    return ["", said + (f" The network: {training['note']}." if training["note"] else "")]
 
 
 def _answers(about: Mapping[str, Any]) -> str:

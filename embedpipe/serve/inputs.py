@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
+
 from embedpipe.errors import ConfigError, DataError
 from embedpipe.manifest.keys import text_key
 from embedpipe.progress import Progress, silent
@@ -56,6 +59,29 @@ class Inputs:
         """One input by its number: what a `Source` does, so that a backbone reads it as it reads samples."""
         content = self.contents[int(locator)]
         return read_image(Files(), str(content)) if isinstance(content, Path) else content
+
+
+def distinct(
+    inputs: Inputs, chunk: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Contents of the inputs at `chunk`, each once.
+
+    Parameters
+    ----------
+    chunk : int64 array, shape (n,)
+        Of inputs that have a key.
+
+    Returns
+    -------
+    keys : uint8 array, shape (n, 16)
+    first : int64 array, shape (m,)
+        Place in the chunk of one input of each content.
+    place_of : int64 array, shape (n,)
+        Which of the contents each input has.
+    """
+    keys = np.array([np.frombuffer(inputs.keys[place] or b"", np.uint8) for place in chunk])
+    _, first, place_of = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    return keys, first, place_of.reshape(-1)
 
 
 def list_inputs(

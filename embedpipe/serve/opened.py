@@ -7,7 +7,7 @@ did then; where that cannot be, nothing is predicted. Knows nothing of heads or 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,6 +50,10 @@ class OpenBackbone:
     @property
     def name(self) -> str:
         return self.backbone.name
+
+    def with_taps(self, names: Collection[str]) -> OpenBackbone:
+        """The same, of which no other taps are wanted."""
+        return dataclasses.replace(self, taps={tap: spec for tap, spec in self.taps.items() if tap in names})
 
     def rounded(self, tap: str, values: np.ndarray) -> np.ndarray:
         """Features as the store would give them back: rounded to its dtype, float32."""

@@ -1,5 +1,6 @@
-"""Answer for new inputs: one pass of each backbone for all arms, features of known inputs from the store.
+"""Answer for new inputs: one pass of each backbone for all heads, features of known inputs from the store.
 
+Transfer arms have weights of their own for their backbone, so each sees every input: see `serve.networks`.
 Features are rounded as the store rounds them, so that an input gets one answer whether it was embedded before or is
 computed now. An input that cannot be read, or has no finite features, keeps its row with the reason.
 """
@@ -25,7 +26,8 @@ from embedpipe.features.card import TapCard
 from embedpipe.heads.registry import family_of, load_head
 from embedpipe.progress import Progress, silent
 from embedpipe.serve.arms import TrainedArm
-from embedpipe.serve.inputs import Inputs
+from embedpipe.serve.inputs import Inputs, distinct
+from embedpipe.serve.networks import Networks
 from embedpipe.serve.opened import OpenBackbone
 from embedpipe.sources.base import Source
 from embedpipe.train.plan import spatial_shape
@@ -56,8 +58,9 @@ class Answers:
     ----------
     errors : list of str or None
         Why an input has no answer.
-    num_computed, num_known : dict of backbone -> int
-        Inputs that went through the backbone, and those whose features were in the store.
+    num_computed, num_known : dict of str -> int
+        Inputs that went through a backbone, by its name, or through a transfer arm, by ``TASK:ARM``; and those whose
+        features were in the store.
     """
 
     answers: list[Answer]
@@ -88,15 +91,26 @@ def predict(
     ------
     DataError
         If a head and the tap that it was trained on do not fit each other.
+    SpecMismatch, WeightsError
+        If a transfer arm is of another backbone, or damaged.
     """
-    heads = {arm.task: load_head(arm.folder) for arm in arms}
-    readers = {name: _Reader(opened, inputs, batch, decode_threads) for name, opened in backbones.items()}
+    heads = {arm.task: load_head(arm.folder) for arm in arms if not arm.has_body}
+    readers = {
+        name: _Reader(opened.with_taps(wanted), inputs, batch, decode_threads)
+        for name, opened in backbones.items()
+        if (wanted := {tap for arm in arms if not arm.has_body for one, tap in arm.parts if one == name})
+    }
+    networks = [
+        Networks(adapted, opened, inputs, batch, decode_threads)
+        for name, opened in backbones.items()
+        if (adapted := [arm for arm in arms if arm.has_body and name in arm.backbones])
+    ]
     found = Answers(
         [Answer(arm, np.full((len(inputs), arm.target.width), np.nan, np.float32)) for arm in arms],
         list(inputs.reasons),
     )
     readable = np.flatnonzero([reason is None for reason in inputs.reasons])
-    row_nbytes = sum(reader.row_nbytes for reader in readers.values())
+    row_nbytes = sum(one.row_nbytes for one in readers.values()) + sum(one.row_nbytes for one in networks)
     step = max(batch, CHUNK_NBYTES // max(1, row_nbytes) // batch * batch)
     for start in range(0, len(readable), step):
         chunk = readable[start : start + step]
@@ -106,16 +120,28 @@ def predict(
             features |= {(name, tap): values for tap, values in taps.items()}
             for place, reason in failures.items():
                 found.errors[place] = found.errors[place] or reason
+        said: dict[str, npt.NDArray[np.float32]] = {}
+        for several in networks:
+            scores, failures = several.read(chunk)
+            said |= scores
+            for place, reason in failures.items():
+                found.errors[place] = found.errors[place] or reason
         good = np.array([found.errors[place] is None for place in chunk], bool)
         for answer in found.answers if good.any() else ():
+            if answer.arm.has_body:
+                answer.scores[chunk[good]] = said[answer.arm.task][good]
+                continue
             X = np.concatenate(
                 [features[part][good].reshape(int(good.sum()), -1) for part in answer.arm.parts], axis=1
             )
             card = backbones[answer.arm.parts[0][0]].features.card.taps[answer.arm.parts[0][1]]
             answer.scores[chunk[good]] = scores_of(heads[answer.arm.task], X, answer.arm, card)
         progress(min(start + step, len(readable)), len(readable), "inputs")
-    found.num_computed = {name: reader.num_computed for name, reader in readers.items()}
-    found.num_known = {name: reader.num_known for name, reader in readers.items()}
+    adapted_by_name = {name: one.num_computed for one in networks for name in one.names}
+    found.num_computed = {name: one.num_computed for name, one in readers.items()} | adapted_by_name
+    found.num_known = {name: one.num_known for name, one in readers.items()} | dict.fromkeys(
+        adapted_by_name, 0
+    )
     return found
 
 
@@ -176,9 +202,7 @@ class _Reader:
 
     def read(self, chunk: npt.NDArray[np.int64]) -> tuple[dict[str, npt.NDArray[np.float32]], dict[int, str]]:
         """Features of the inputs at `chunk`, [n, ...] by tap, and why some of them have none."""
-        keys = np.array([np.frombuffer(self.inputs.keys[place] or b"", np.uint8) for place in chunk])
-        _, first, place_of = np.unique(keys, axis=0, return_index=True, return_inverse=True)
-        place_of = place_of.reshape(-1)
+        keys, first, place_of = distinct(self.inputs, chunk)
         rows = self.opened.features.store.rows_of(keys[first])
         known = rows >= 0
         known[known] = ~self._holes[rows[known]]

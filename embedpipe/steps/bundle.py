@@ -1,6 +1,6 @@
 """Write an arm as one self-contained artefact: not a stage, since it is made for others.
 
-Reads heads, stores, source models, manifests, predictions and the leaderboard.
+Reads heads, transfer arms, stores, source models, manifests, predictions and the leaderboard.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import fx
 
 from embedpipe.backbones import BackboneOptions
 from embedpipe.backbones.preprocessing import Preprocessing
 from embedpipe.compare.test_log import read_digests, read_log, with_test_figures
-from embedpipe.errors import ConfigError, ProbeMismatch, UnreadableSample
+from embedpipe.errors import ConfigError, DataError, ProbeMismatch, UnreadableSample
 from embedpipe.evaluate.files import read_json
 from embedpipe.evaluate.predictions import Predictions
 from embedpipe.heads.module import head_module
@@ -27,6 +28,8 @@ from embedpipe.serve.arms import TrainedArm
 from embedpipe.serve.bundle import wanted_formats, write_bundle
 from embedpipe.serve.card import about_arm, readme
 from embedpipe.serve.module import ArmModule, ArmSpec, body_spec
+from embedpipe.serve.networks import open_network
+from embedpipe.serve.networks import row_shape as network_row_shape
 from embedpipe.serve.opened import OpenBackbone
 from embedpipe.serve.predict import row_shape
 from embedpipe.sources.base import open_source
@@ -34,6 +37,7 @@ from embedpipe.steps.files import read_selection
 from embedpipe.steps.predict import chosen_arms, opened_backbones
 from embedpipe.steps.sections import Sections
 from embedpipe.terminal import say
+from embedpipe.transfer.options import transfer_options
 from embedpipe.workspace import Workspace
 
 NUM_CHECKED = 32
@@ -61,7 +65,7 @@ def bundle_arm(
     Raises
     ------
     ConfigError
-        If the head cannot be a network, a format cannot be written, or something else stands at `folder`.
+        If the arm cannot be a network, a format cannot be written, or something else stands at `folder`.
     ProbeMismatch
         If the network does not say what the pipeline said.
     """
@@ -78,9 +82,12 @@ def bundle_arm(
         {name: sections.one("backbones", name, BackboneOptions) for name in backbones},
     )
     checked = _check(workspace, sections, chosen, backbones, module)
+    params, training = _training(workspace, sections, chosen)
     about = about_arm(
         chosen,
         spec,
+        params=params,
+        training=training,
         data=_data(workspace, sections, chosen),
         backbones={name: _source_model(opened) for name, opened in backbones.items()},
         metrics=_metrics(workspace, chosen),
@@ -98,16 +105,30 @@ def network_of(
     arm: TrainedArm, backbones: Mapping[str, OpenBackbone], options: Mapping[str, BackboneOptions]
 ) -> tuple[ArmSpec, ArmModule]:
     """The arm as one network, and what it is built from."""
-    head = head_module(load_head(arm.folder), trainable=False)
     names = list(arm.backbones)
     tap_specs = {name: list(backbones[name].taps.values()) for name in names}
+    first_backbone, first_tap = arm.parts[0]
+    first = backbones[first_backbone]
+    if arm.has_body:
+        model = open_network(arm, first)
+        head, shape = model.head, network_row_shape(arm, first, model)
+        assert isinstance(model.body, fx.GraphModule)  # others are refused before
+        networks = [model.body]
+    else:
+        head = head_module(load_head(arm.folder), trainable=False)
+        shape = row_shape(arm, first.features.card.taps[first_tap])
+        networks = [backbones[name].backbone.truncated(tap_specs[name]) for name in names]
+    # what was trained with its body never saw features that a store had rounded
+    rounds = not arm.has_body
     spec = ArmSpec(
-        [body_spec(backbones[name].backbone, options[name], tap_specs[name], rounds=True) for name in names],
+        [
+            body_spec(backbones[name].backbone, options[name], tap_specs[name], rounds=rounds)
+            for name in names
+        ],
         [(names.index(backbone), tap) for backbone, tap in arm.parts],
         head.describe(),
-        row_shape(arm, backbones[arm.parts[0][0]].features.card.taps[arm.parts[0][1]]),
+        shape,
     )
-    networks = [backbones[name].backbone.truncated(tap_specs[name]) for name in names]
     return spec, spec.build(networks, head)
 
 
@@ -135,7 +156,12 @@ def _check(
     options = sections.one("tasks", arm.task, TaskOptions)
     manifest = Manifest.read(workspace.manifest(options.on)).where(split="val")
     source = open_source(manifest.source, workspace.root)
-    said = Predictions.read(workspace.predictions(arm.task)).scores(arm.arm)
+    written = (
+        workspace.transfer_dir(arm.task) / "predictions.parquet"
+        if arm.has_body
+        else workspace.predictions(arm.task)
+    )
+    said = Predictions.read(written).scores(arm.arm)
     known = set(said.sample_ids.tolist())
     ids: list[str] = []
     images = []
@@ -158,7 +184,8 @@ def _check(
     wanted = said.at(ids)[0]
     unit = max(float(wanted.std()), 1e-12) if arm.target.kind == "number" else 1.0
     difference = float(np.abs(found - wanted).max()) / unit
-    precision = max((opened.precision for opened in backbones.values()), key=lambda one: TOLERATED[one])
+    precisions = ["float32"] if arm.has_body else [opened.precision for opened in backbones.values()]
+    precision = max(precisions, key=lambda one: TOLERATED[one])
     if not difference <= TOLERATED[precision]:
         raise ProbeMismatch(
             f"task {arm.task!r}: the network of {arm.arm} differs from the pipeline's predictions by {difference:.2g}, "
@@ -166,6 +193,30 @@ def _check(
             "predictions are of one run"
         )
     return {"num_samples": len(ids), "largest_difference": difference}
+
+
+def _training(
+    workspace: Workspace, sections: Sections, arm: TrainedArm
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Hyperparameters that validation chose; and of a transfer arm, what its weights come from."""
+    if not arm.has_body:
+        return dict(arm.about["params"]), None
+    again = f"run `embedpipe transfer {arm.task}`"
+    path = workspace.transfer_dir(arm.task) / "scores.json"
+    options = sections.converted("transfer", transfer_options)
+    for row in read_json(path, again, keys=("arms",))["arms"]:
+        if (row["arm"], row["k_shot"]) == (arm.arm, "all") and row["head"] in options:
+            from_random = getattr(options[row["head"]], "load", "all") == "none"
+            return dict(row["params"]), {
+                "recipe": row["recipe"],
+                "from_random_weights": from_random,
+                "head": row.get("start"),
+                "note": row["note"],
+            }
+    raise DataError(
+        f"{path}: expected scores of {arm.arm}, whose network is saved, and its options in params.yaml, found none; "
+        f"{again}"
+    )
 
 
 def _data(workspace: Workspace, sections: Sections, arm: TrainedArm) -> dict[str, Any]:

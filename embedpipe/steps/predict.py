@@ -1,6 +1,6 @@
 """Answer for new inputs: not a stage, since its inputs are no part of the project.
 
-Reads `tasks`, `backbones`, `extract`, heads, stores and, where no arm is named, the selection.
+Reads `tasks`, `backbones`, `extract`, heads, transfer arms, stores and, where no arm is named, the selection.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pyarrow as pa
 from embedpipe.backbones import BackboneOptions
 from embedpipe.errors import ConfigError
 from embedpipe.extract.options import ExtractOptions
-from embedpipe.serve.arms import TrainedArm, choose_arms
+from embedpipe.serve.arms import SavedArms, TrainedArm, choose_arms
 from embedpipe.serve.inputs import list_inputs
 from embedpipe.serve.opened import OpenBackbone, open_backbone
 from embedpipe.serve.predict import Answers, predict
@@ -31,7 +31,10 @@ BATCH = 32
 def chosen_arms(workspace: Workspace, tasks: Sequence[str], asked: Sequence[str]) -> list[TrainedArm]:
     """The selected arm of each task, or those asked for; see `embedpipe.serve.arms.choose_arms`."""
     selection = None if asked else read_selection(workspace)
-    return choose_arms({task: workspace.heads_dir(task) for task in tasks}, asked, selection)
+    saved = {
+        task: SavedArms(workspace.heads_dir(task), workspace.transfer_models_dir(task)) for task in tasks
+    }
+    return choose_arms(saved, asked, selection)
 
 
 def opened_backbones(

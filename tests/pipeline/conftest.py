@@ -9,6 +9,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import projects
 
 from embedpipe.cli.app import run
+from embedpipe.extract.engine import CpuEngine
 
 
 @pytest.fixture(autouse=True)
@@ -28,6 +29,20 @@ def cli(monkeypatch, capsys):
         return code, captured.out, captured.err
 
     return call
+
+
+@pytest.fixture
+def passes(monkeypatch):
+    """Samples of each pass through a backbone."""
+    counted = []
+    submit = CpuEngine.submit
+
+    def counting(self, pixels):
+        counted.append(len(pixels))
+        return submit(self, pixels)
+
+    monkeypatch.setattr(CpuEngine, "submit", counting)
+    return counted
 
 
 @pytest.fixture(scope="session")

@@ -192,7 +192,10 @@ def test_arms_of_neighbours_numbers_joins_and_maps_are_bundled_too(tmp_path, cli
     ("arguments", "words"),
     [
         (["shap"], "no task is named 'shap' (did you mean 'shape'?)"),
-        (["shape", "--arm", "ridge@net/block9.gap"], "no head of that arm is saved for shape (did you mean"),
+        (
+            ["shape", "--arm", "ridge@net/block9.gap"],
+            "no head or network of that arm is saved for shape (did you mean",
+        ),
         (["shape", "--format", "onx"], "expected safetensors, pt2, onnx, found 'onx' (did you mean 'onnx'?)"),
         (["shape", "--out", "images"], "expected a bundle to replace, or nothing, found something else"),
     ],

@@ -12,23 +12,8 @@ import pytest
 from PIL import Image
 
 from embedpipe.evaluate.predictions import Predictions
-from embedpipe.extract.engine import CpuEngine
 
 ARM = "logistic@net/block3.gap"
-
-
-@pytest.fixture
-def passes(monkeypatch):
-    """Samples that went through a backbone."""
-    counted = []
-    submit = CpuEngine.submit
-
-    def counting(self, pixels):
-        counted.append(len(pixels))
-        return submit(self, pixels)
-
-    monkeypatch.setattr(CpuEngine, "submit", counting)
-    return counted
 
 
 def rows_of(text):
@@ -130,7 +115,7 @@ def test_a_table_of_paths_is_answered_row_by_row(finished, cli, tmp_path):
     [
         (["nothing"], "expected a folder of images, an image or a table, found nothing there"),
         (["images", "--arm", "logistik@net/block3.gap"], "did you mean 'logistic@net/block3.gap'?"),
-        (["images", "--arm", "shape:majority"], "no head of that arm is saved for shape"),
+        (["images", "--arm", "shape:majority"], "no head or network of that arm is saved for shape"),
         (
             ["images", "--arm", ARM, "--arm", "ridge@net/block3.gap"],
             "expected one arm a task, found logistic@net",
