@@ -26,6 +26,7 @@ from embedpipe.errors import UnreadableSample
 from embedpipe.extract.batches import Batch, Embedded, Read, Staged, StepTimes
 from embedpipe.extract.bucketing import read_by_length
 from embedpipe.extract.engine import Engine, Pending, yield_to_others
+from embedpipe.extract.turns import Turns
 
 WRITE_AHEAD = 2  # batches that may wait for the writer
 
@@ -66,14 +67,18 @@ def embed(
         0 if by_length else prefetch + WRITE_AHEAD + 2
     ):  # one in the forward pass, one being written
         free.put(engine.buffer())
-    readers = ThreadPoolExecutor(decode_threads, initializer=yield_to_others if engine.shares_cores else None)
+    turns = Turns(engine.shares_cores and not by_length)
+    yields = engine.shares_cores and not turns.taken
+    readers = ThreadPoolExecutor(decode_threads, initializer=yield_to_others if yields else None)
     with _Writer(write, free, times, clock, gives_back=not by_length) as writer, readers:
         if by_length:
             reading = read_by_length(batches, read, readers, engine, prefetch, times, clock, stop)
         else:
-            reading = _read_ahead(batches, read, readers, free, prefetch, times, clock, stop)
+            reading = _read_ahead(batches, read, readers, free, prefetch, times, clock, stop, turns)
         for staged in reading:
-            writer.put(_forward(staged, engine))
+            with turns.computing():
+                forwarded = _forward(staged, engine)
+            writer.put(forwarded)
             times.total_s = before_s + clock() - began
     times.total_s = before_s + clock() - began
     return times
@@ -88,17 +93,19 @@ def _read_ahead(
     times: StepTimes,
     clock: Callable[[], float],
     stop: Callable[[], bool],
+    turns: Turns,
 ) -> Iterator[Staged]:
     def one(index: int, place: torch.Tensor) -> str | None:
-        started = clock()
-        try:
-            place.copy_(read(index))
-            return None
-        except UnreadableSample as error:
-            place.zero_()
-            return str(error)
-        finally:
-            times.add_decode(clock() - started)
+        with turns.reading():
+            started = clock()
+            try:
+                place.copy_(read(index))
+                return None
+            except UnreadableSample as error:
+                place.zero_()
+                return str(error)
+            finally:
+                times.add_decode(clock() - started)
 
     ahead: deque[tuple[Batch, torch.Tensor, list[Future[str | None]]]] = deque()
     upcoming = iter(batches)
