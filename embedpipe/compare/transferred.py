@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from embedpipe.evaluate.arms import ALL, k_code, k_label, selected_arm
+from embedpipe.evaluate.bootstrap import Interval
 from embedpipe.evaluate.evidence import Evidence
 from embedpipe.evaluate.metrics import sign_of
 
@@ -24,7 +25,7 @@ def transferred(evidence: Evidence, chosen: Mapping[str, Any]) -> dict[str, Any]
     dict
         ``arms``: one row an arm and k_shot, with ``recipe`` (``head`` for the head that was selected on the cache),
         ``name``, ``backbone``, ``num_labels``, ``draws``, the selecting metric with its interval, and, where it is not
-        the best there, the paired ``difference`` from the best. ``winners``: for each k_shot the best arm, and those
+        the best there, the paired ``difference`` from the best, over the draws that both have. ``winners``: for each k_shot the best arm, and those
         whose interval of the difference holds zero. None without transfer arms.
     """
     rows = evidence.transfer_rows()
@@ -59,7 +60,7 @@ def _judged(evidence: Evidence, here: list[tuple[str, str, str, str]], k: int) -
         judged = evidence.judged(arm, k)
         difference = None
         if best is not None and arm != best and arm in finite:
-            difference = judged.minus(evidence.judged(best, k), metric).to_dict()
+            difference = _difference(evidence, arm, best, k).to_dict()
         num_labels = evidence.about["num"]["train"] if k == ALL else k * len(evidence.classes)
         rows.append(
             {
@@ -75,6 +76,16 @@ def _judged(evidence: Evidence, here: list[tuple[str, str, str, str]], k: int) -
             }
         )
     return rows
+
+
+def _difference(evidence: Evidence, arm: str, best: str, k: int) -> Interval:
+    """Paired over samples, and over the draws that both have: the first ones, where an arm has fewer."""
+    scores = [evidence.predictions.scores(one, k) for one in (arm, best)]
+    num_draws = min(one.num_draws for one in scores)
+    if all(one.num_draws == num_draws for one in scores):
+        return evidence.judged(arm, k).minus(evidence.judged(best, k), evidence.metric)
+    mine, other = (evidence.judge.judge(one.at(evidence.sample_ids)[:num_draws]) for one in scores)
+    return mine.minus(other, evidence.metric)
 
 
 def _at(row: Mapping[str, Any], k: int) -> bool:

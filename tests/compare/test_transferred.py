@@ -69,6 +69,20 @@ def test_who_wins_where_stands_beside_the_selected_head(with_arms):
     assert behind["difference"]["ci_high"] < 0
 
 
+def test_an_arm_of_fewer_draws_is_paired_with_the_best_on_those_draws_alone(with_arms):
+    files = with_arms({("lp_ft", 5): [0.4], ("scratch", 5): [0.9, 0.99]})
+    told = compared(files).comparison["tasks"]["colour"]["transfer"]
+    (behind,) = (row for row in told["arms"] if row["arm"] == "lp_ft@net")
+    evidence = open_evidence("colour", files, seed=0)
+    first = [
+        evidence.predictions.scores(arm, 5).at(evidence.sample_ids)[:1]
+        for arm in ("lp_ft@net", "scratch@net")
+    ]
+    mine, best = (evidence.judge.judge(scores) for scores in first)
+    assert behind["difference"] == mine.minus(best, evidence.metric).to_dict()
+    assert behind["difference"]["value"] > behind["value"] - evidence.value("scratch@net", 5)  # of both draws
+
+
 def test_the_leaderboard_lists_arms_and_heads_tables_do_not(with_arms):
     files = with_arms(ARMS)
     found, plain = compared(files), compared(dataclasses.replace(files, transfer=None))
