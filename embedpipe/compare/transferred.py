@@ -25,8 +25,8 @@ def transferred(evidence: Evidence, chosen: Mapping[str, Any]) -> dict[str, Any]
     dict
         ``arms``: one row an arm and k_shot, with ``recipe`` (``head`` for the head that was selected on the cache),
         ``name``, ``backbone``, ``num_labels``, ``draws``, the selecting metric with its interval, and, where it is not
-        the best there, the paired ``difference`` from the best, over the draws that both have. ``winners``: for each k_shot the best arm, and those
-        whose interval of the difference holds zero. None without transfer arms.
+        the best there, the paired ``difference`` from the best, over the draws that both have. ``winners``: for each
+        k_shot the best arm, and those whose interval of the difference holds zero. None without transfer arms.
     """
     rows = evidence.transfer_rows()
     if not rows:
