@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import uuid
+import zipfile
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -120,11 +122,11 @@ def _counts(
 
 def _read(path: Path, way: str) -> dict[bytes, int]:
     try:
-        with np.load(path, allow_pickle=False) as held:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as held:
             if str(held["way"]) != way:
                 return {}
             return {key.tobytes(): int(num) for key, num in zip(held["keys"], held["counts"], strict=True)}
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # damaged: counted again
         return {}
 
 
@@ -132,4 +134,4 @@ def _write(path: Path, way: str, known: Mapping[bytes, int]) -> None:
     held = io.BytesIO()
     keys = np.frombuffer(b"".join(known), np.uint8).reshape(len(known), -1)
     np.savez(held, way=np.array(way), keys=keys, counts=np.array(list(known.values()), np.int32))
-    replace_file(path, held.getvalue())
+    replace_file(path, held.getvalue(), tag=f".{uuid.uuid4().hex[:8]}")  # every task of an array counts

@@ -115,6 +115,8 @@ def forget(workspace: Workspace, found: Forgetting) -> None:
     shutil.rmtree(workspace.moments_dir, ignore_errors=True)
     for path in workspace.work_dir.glob("ingest/*/masks-*.parquet"):  # whose masks are read again
         path.unlink()
+    for path in workspace.stores_dir.glob("*.windows.npz"):  # whose windows are counted again
+        path.unlink()
     for backbone in Sections(workspace).entries("backbones"):
         folder = workspace.features(backbone)
         if not folder.exists():

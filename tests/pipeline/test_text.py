@@ -171,6 +171,10 @@ def test_long_texts_are_cut_and_counted_or_laid_out_as_windows(cli, project):
         np.testing.assert_allclose(mean[i], every[every_ids == name].mean(axis=0), atol=1e-6)
     out, _ = run(cli, project, "extract", "--json")
     assert json.loads(out)[0]["num_embedded"] == 0  # windows are counted once, and found again
+    (counted,) = project.rglob("*.windows.npz")
+    counted.write_bytes(counted.read_bytes()[:200])
+    out, _ = run(cli, project, "extract", "--json")
+    assert json.loads(out)[0]["num_embedded"] == 0  # and again where what was counted is damaged
 
 
 def test_windows_longer_than_the_model_takes_are_refused(cli, project):
