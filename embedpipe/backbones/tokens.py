@@ -23,6 +23,7 @@ from embedpipe.spec import canonical_json
 TOLERANCE = {"float32": 1e-5, "bfloat16": 1e-2, "float16": 2e-3}
 """Relative L2 by which a text's features may depend on the texts that it shares a batch with. On a CPU none do: a
 batch has the same shape whatever is in it. A device may choose another kernel where one runs out of memory."""
+_WHERE = ("name_or_path", "is_local", "local_files_only")  # where a tokenizer lies, not what it does
 _KEPT = 64  # texts whose windows are kept while they are read one after the other
 
 
@@ -99,11 +100,12 @@ class SlowEncoder:
             {
                 key: value
                 for key, value in tokenizer.init_kwargs.items()
-                if isinstance(value, (bool, int, str))
+                if isinstance(value, (bool, int, str)) and key not in _WHERE and not key.endswith("_file")
             },
         ]
-        told[3].pop("name_or_path", None)
-        return hashlib.blake2b(canonical_json(told).encode(), digest_size=16).hexdigest()
+        # of a vocabulary of characters, some are halves of a pair
+        said = canonical_json(told).encode("utf-8", "surrogatepass")
+        return hashlib.blake2b(said, digest_size=16).hexdigest()
 
     def windows(self, text: str, longest: int, overlap: int) -> list[list[int]]:
         with self._lock:

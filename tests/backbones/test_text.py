@@ -9,6 +9,7 @@ import tiny_models
 import torch
 
 from embedpipe.backbones import BackboneOptions, load_backbone
+from embedpipe.backbones.tokens import SlowEncoder
 from embedpipe.errors import ConfigError, ShapeError, UnreadableSample, WeightsError
 from embedpipe.extract.probe import probe_features
 
@@ -227,6 +228,19 @@ def test_weights_that_could_run_code_are_refused(bert, tmp_path):
     torch.save({"a": Evil()}, folder / "pytorch_model.bin")
     with pytest.raises(WeightsError, match="expected tensors alone, in safetensors or a pickle without code"):
         load_backbone("b", options, tmp_path, source_dir=tmp_path)
+
+
+@pytest.mark.slow
+def test_a_tokenizer_written_in_python_is_the_same_wherever_it_lies(tmp_path):
+    import transformers
+
+    digests = set()
+    for name in ("one", "two"):
+        transformers.CanineTokenizer(model_max_length=64).save_pretrained(tmp_path / name)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / name, local_files_only=True)
+        digests.add(SlowEncoder(tokenizer).digest())
+    assert len(digests) == 1
+    assert [len(ids) for ids in SlowEncoder(tokenizer).windows("hello world", 8, 2)] == [8, 8, 5]
 
 
 def test_code_that_comes_with_a_model_is_not_run(bert, tmp_path):
