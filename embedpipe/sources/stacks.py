@@ -94,6 +94,11 @@ class StackSource:
         self.address = locate(access.root, path)
         self.files = access.files(storage)
         self.id_column, self.version = access.id_column, access.version
+        if self.version not in (CONTENT, ETAG) and self.id_column is None:
+            raise ConfigError(
+                f"version: expected `id:` beside the column {self.version!r}, found none; without it an image is named "
+                "by its row, and a row that is inserted would give the others its features"
+            )
         self.images, self.layout, self.bounds = images, layout, bounds
         self.labels = (
             dict(labels)

@@ -174,6 +174,8 @@ def test_the_version_may_be_a_column(tmp_path: Path) -> None:
     after = scan(opened(tmp_path, labels=["who", "rev"], id="who", version="rev"))
     wider = scan(opened(tmp_path, labels=["who", "rev"], id="who", version="rev", range=[0, 256]))
     assert not {s.key for s in wider} & {s.key for s in after}  # other pixels
+    with pytest.raises(ConfigError, match="expected `id:` beside the column 'rev', found none"):
+        opened(tmp_path, labels=["who", "rev"], version="rev")
     assert [a.key == b.key for a, b in zip(before, after, strict=True)] == [True, False, True, True]
 
 
