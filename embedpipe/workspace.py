@@ -59,6 +59,19 @@ class Workspace:
         return self.data / "sealed" / f"{task}.digest"
 
     @property
+    def watched_dir(self) -> Path:
+        """Digests of the files that params.yaml names, which DVC does not look at."""
+        return self.data / "watched"
+
+    def watched_backbone(self, backbone: str) -> Path:
+        return self.watched_dir / "backbones" / f"{backbone}.json"
+
+    @property
+    def watched_arms(self) -> Path:
+        """Of all transfer arms together."""
+        return self.watched_dir / "transfer.json"
+
+    @property
     def source_dir(self) -> Path:
         return self.data / "source"
 
@@ -146,6 +159,11 @@ class Workspace:
     def runs_dir(self) -> Path:
         """State of training runs that are not done."""
         return self.work_dir / "runs"
+
+    @property
+    def watch_cache(self) -> Path:
+        """What is remembered of files that have not changed."""
+        return self.work_dir / "watch"
 
     def ingest_cache(self, dataset: str) -> Path:
         return self.work_dir / "ingest" / dataset

@@ -17,7 +17,7 @@ from embedpipe.errors import ConfigError, WeightsError
 
 SAFE = "*.safetensors*"
 PICKLED = "pytorch_model*"
-_TEXTS = ["*.json", "*.txt", "*.model", "*.md", "LICENSE*", "merges*", "vocab*"]
+TEXTS = ["*.json", "*.txt", "*.model", "*.md", "LICENSE*", "merges*", "vocab*"]
 _OTHER_RUNTIMES = ["onnx/*", "openvino/*", "coreml/*", "*/onnx/*", "runs/*"]
 _OTHER_WEIGHTS = (
     "*.h5",
@@ -173,7 +173,7 @@ def fetch(
     WeightsError
         If it cannot be fetched; says why and what to do.
     """
-    patterns = [*_TEXTS, *(["*.py"] if code else [])]
+    patterns = [*TEXTS, *(["*.py"] if code else [])]
     folder = _snapshot(hub_name, revision, where, [*patterns, *([SAFE] if weights else [])])
     if weights and not list(folder.glob("*.safetensors")):
         folder = _snapshot(hub_name, revision, where, [*patterns, PICKLED])

@@ -118,8 +118,7 @@ class LoadOptions(StrictModel):
 
     weights: str | None = Field(
         None,
-        description="A .safetensors or .pth file of a state dict; null: the backbone's own weights. DVC does not watch "
-        "the file: run `embedpipe transfer` when it was replaced under its name.",
+        description="A .safetensors or .pth file of a state dict; null: the backbone's own weights.",
     )
     by: Literal["name", "prefix", "list", "shape"] = Field(
         "name",

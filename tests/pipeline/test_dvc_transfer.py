@@ -24,7 +24,7 @@ def test_arms_rerun_what_stands_on_them_and_nothing_before(tracked):
     assert {"transfer@shape", "transfer@round", "compare", "report"} <= ran(out)
     assert json.loads((tracked.root / "data/transfer/shape/scores.json").read_text())["arms"] == []
     write(tracked, {"lp_ft": {**QUICK, "tasks": ["shape"]}})
-    always = {"ingest@shapes", "targets@shape", "targets@round"}
+    always = {"ingest@shapes", "targets@shape", "targets@round", "watch"}
     assert ran(tracked.repro("report")) - always == {"transfer@shape", "transfer@round", "compare", "report"}
     board = json.loads((tracked.root / "data/leaderboard.json").read_text())
     assert {row["arm"] for row in board if row["recipe"]} == {"lp_ft@net"}
