@@ -27,7 +27,9 @@ def predict(
             help="ARM or TASK:ARM, of heads or transfer arms; default: the selected arm of each task.",
         ),
     ] = None,
-    task: Annotated[list[str] | None, typer.Option("--task", help="Tasks; default: all.")] = None,
+    task: Annotated[
+        list[str] | None, typer.Option("--task", help="Tasks; default: all but dense ones.")
+    ] = None,
     column: Annotated[
         str | None,
         typer.Option(help="Column of a table that holds paths or texts; default: image, path or text."),
@@ -59,6 +61,7 @@ def predict(
         workspace,
         inputs,
         tasks=chosen(task, params.tasks, "task"),
+        named=bool(task),
         arms=arm or [],
         column=column,
         id_column=id_column,

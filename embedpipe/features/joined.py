@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedpipe.errors import ConfigError, DataError
-from embedpipe.features.rows import Index, RowsOfSamples, ragged, rows_of_samples
+from embedpipe.features.rows import Index, RowsOfSamples, mean_of_parts, ragged, rows_of_samples
 from embedpipe.params import did_you_mean
 from embedpipe.store import FeatureStore
 from embedpipe.store.arrays import FAULT_NBYTES
@@ -81,8 +81,7 @@ class Column:
                 if self.parts == "max":
                     out[...] = np.maximum.reduceat(values, starts[:-1], axis=0)
                 else:
-                    sums = np.add.reduceat(values, starts[:-1], axis=0, dtype=np.float64)
-                    out[...] = sums / np.diff(starts)[:, None]
+                    out[...] = mean_of_parts(values, starts)
                 continue
             rows = self.rows.rows[some]
             if out.dtype == self.stored_dtype and out.flags.c_contiguous:

@@ -8,6 +8,7 @@ Arithmetic over keys and part numbers; reads no features.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -97,6 +98,25 @@ def _lie_as_asked(store: FeatureStore, keys: npt.NDArray[np.uint8]) -> bool:
         if parts.any() or not np.array_equal(keys[i : i + here], found[:here]):
             return False
     return num <= store.num_rows
+
+
+def mean_of_parts(values_rD: npt.NDArray[Any], starts: Index) -> npt.NDArray[np.float64]:
+    """Mean over the rows of each sample, taken in float64 in the order of part numbers.
+
+    Parameters
+    ----------
+    values_rD : array [r, D]
+        Rows of one sample one after the other.
+    starts : int64 [n + 1]
+        As `RowsOfSamples` has them; each sample has a row.
+
+    Returns
+    -------
+    float64 array [n, D]
+    """
+    sums = np.add.reduceat(values_rD, starts[:-1], axis=0, dtype=np.float64)
+    found: npt.NDArray[np.float64] = sums / np.diff(starts)[:, None]
+    return found
 
 
 def ragged(starts: Index, samples: Index) -> tuple[Index, Index]:

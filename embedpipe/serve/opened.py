@@ -1,12 +1,14 @@
 """A backbone opened to answer for new inputs: the one that computed the features which heads were trained on.
 
 Weights, preprocessing and precision must be those of the published store, and the built-in batch must come out as it
-did then; where that cannot be, nothing is predicted. Knows nothing of heads or inputs.
+did then; where that cannot be, nothing is predicted. Where the store holds long texts as windows, so does this. Knows
+nothing of heads or inputs.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +18,12 @@ import torch
 
 from embedpipe.backbones import BackboneOptions, load_backbone
 from embedpipe.backbones.backbone import Backbone
+from embedpipe.backbones.tokens import TokenInputs
 from embedpipe.errors import ConfigError, SpecMismatch
 from embedpipe.extract.device import resolve_device
 from embedpipe.extract.probe import check_probe
 from embedpipe.extract.resolve import Builtin, spec_of
+from embedpipe.extract.windows import with_windows
 from embedpipe.features.table import PublishedFeatures, open_features
 from embedpipe.params import did_you_mean
 from embedpipe.spec import TapSpec
@@ -102,6 +106,9 @@ def open_backbone(
     if stored.preprocessing != backbone.preprocessing and backbone.can_resample_tensors:
         other = backbone.resampling_tensors()
         backbone = other if other.preprocessing == stored.preprocessing else backbone
+    windows = json.loads(stored.preprocessing).get("windows")
+    if windows is not None and isinstance(backbone.inputs, TokenInputs):
+        backbone = with_windows(backbone, (windows["tokens"], windows["overlap"]), f"{store_dir}: windows")
     notes = []
     for difference in stored.differences(spec_of(backbone, stored.precision, found_device)):
         if difference.field not in ("device_kind", "decoder"):

@@ -2,7 +2,8 @@
 
 Transfer arms have weights of their own for their backbone, so each sees every input: see `serve.networks`.
 Features are rounded as the store rounds them, so that an input gets one answer whether it was embedded before or is
-computed now. An input that cannot be read, or has no finite features, keeps its row with the reason.
+computed now. A long text is the mean of its windows where the store holds it so. An input that cannot be read, or has
+no finite features, keeps its row with the reason.
 """
 
 # N inputs, n inputs of a chunk, K classes or labels (1 for numbers)
@@ -10,19 +11,22 @@ computed now. An input that cannot be read, or has no finite features, keeps its
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from embedpipe.errors import DataError
+from embedpipe.backbones.tokens import TokenInputs
+from embedpipe.errors import DataError, UnreadableSample
 from embedpipe.extract.batches import Embedded
 from embedpipe.extract.blocks import batches_of
 from embedpipe.extract.computer import Computer
 from embedpipe.extract.pipeline import embed
 from embedpipe.features.card import TapCard
+from embedpipe.features.rows import mean_of_parts, rows_of_samples
 from embedpipe.heads.registry import family_of, load_head
 from embedpipe.progress import Progress, silent
 from embedpipe.serve.arms import TrainedArm
@@ -203,13 +207,14 @@ class _Reader:
     def read(self, chunk: npt.NDArray[np.int64]) -> tuple[dict[str, npt.NDArray[np.float32]], dict[int, str]]:
         """Features of the inputs at `chunk`, [n, ...] by tap, and why some of them have none."""
         keys, first, place_of = distinct(self.inputs, chunk)
-        rows = self.opened.features.store.rows_of(keys[first])
-        known = rows >= 0
-        known[known] = ~self._holes[rows[known]]
+        store = self.opened.features.store
+        rows = rows_of_samples(store, keys[first]).without(self._holes, whole=True)
+        known = rows.counts > 0
         values = {tap: np.zeros((len(first), *shape), np.float32) for tap, shape in self.shapes.items()}
         if known.any():
+            rows = rows.take(np.flatnonzero(known))
             for tap, into in values.items():
-                into[known] = self.opened.features.store.read(tap, rows[known])
+                into[known] = _of_samples(store.read(tap, rows.rows), rows.starts)
         failures = self._compute(np.flatnonzero(~known), chunk[first], values)
         self.num_known += int(known[place_of].sum())
         reasons = {
@@ -224,12 +229,34 @@ class _Reader:
         values: dict[str, npt.NDArray[np.float32]],
     ) -> dict[int, str]:
         """Fill the rows `unknown` of `values` from the inputs at `places`; reasons by row where that failed."""
-        if not len(unknown):
-            return {}
+        failures: dict[int, str] = {}
+        starts = np.concatenate([[0], np.cumsum(self._num_windows(places[unknown]))])
+        most = max(self.computer.batch, CHUNK_NBYTES // max(1, self.row_nbytes))
+        begin = 0
+        while begin < len(unknown):  # a piece holds as many rows as there is room for, and one input at least
+            end = int(np.searchsorted(starts, starts[begin] + most, side="right")) - 1
+            end = min(max(begin + 1, end), len(unknown))
+            some = unknown[begin:end]
+            windows = starts[begin : end + 1] - starts[begin]
+            found, failed = self._compute_rows(places[some], windows)
+            for tap, rows in found.items():
+                values[tap][some] = _of_samples(rows, windows)
+            failures |= {int(some[one]): reason for one, reason in failed.items()}
+            begin = end
+        return failures
+
+    def _compute_rows(
+        self, places: npt.NDArray[np.int64], starts: npt.NDArray[np.int64]
+    ) -> tuple[dict[str, npt.NDArray[np.float32]], dict[int, str]]:
+        """Rows of the inputs at `places` by tap, one a window of each; reasons by input where one of them failed."""
+        of = np.repeat(np.arange(len(places)), np.diff(starts))
+        parts = np.arange(len(of)) - starts[of]
+        values = {tap: np.zeros((len(of), *shape), np.float32) for tap, shape in self.shapes.items()}
         failures: dict[int, str] = {}
 
         def write(embedded: Embedded) -> None:
-            failures.update(embedded.failures)
+            for row, reason in embedded.failures.items():
+                failures.setdefault(int(of[row]), reason)
             rows = embedded.batch.rows[embedded.ok]
             for tap, found in embedded.values.items():
                 kept = self.opened.rounded(tap, found)
@@ -237,15 +264,38 @@ class _Reader:
                 finite = np.isfinite(kept.reshape(len(kept), -1)).all(axis=1)
                 for row in rows[~finite].tolist():
                     failures.setdefault(
-                        row, f"features of tap {tap} are not finite in {self.opened.taps[tap].dtype}"
+                        int(of[row]), f"features of tap {tap} are not finite in {self.opened.taps[tap].dtype}"
                     )
-            self.num_computed += len(rows)
+            self.num_computed += int((parts[rows] == 0).sum())
 
         embed(
-            batches_of(unknown, places[unknown], self.computer.batch),
-            lambda place: self.computer.read(0, str(place)),
+            batches_of(np.arange(len(of)), np.arange(len(of)), self.computer.batch),
+            lambda row: self.computer.read(0, str(places[of[row]]), int(parts[row])),
             self.computer.engine(tuple(self.opened.taps)),
             write,
             decode_threads=self.decode_threads,
         )
-        return failures
+        return values, failures
+
+    def _num_windows(self, places: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Rows that each input takes: one, but for long texts where the store holds them as windows."""
+        steps = self.opened.backbone.inputs
+        if not isinstance(steps, TokenInputs) or steps.window is None:
+            return np.ones(len(places), np.int64)
+        count: Callable[[str], int] = steps.num_windows
+
+        def num(place: int) -> int:
+            try:
+                return count(str(self.inputs.read(str(place))))
+            except UnreadableSample:  # one row, which fails by name when it is computed
+                return 1
+
+        with ThreadPoolExecutor(self.decode_threads) as pool:
+            return np.array(list(pool.map(num, places.tolist())), np.int64)
+
+
+def _of_samples(rows: npt.NDArray[Any], starts: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+    """One row a sample, as training sees it: the mean of its windows."""
+    if len(rows) == len(starts) - 1:
+        return rows
+    return mean_of_parts(rows.reshape(len(rows), -1), starts).reshape(len(starts) - 1, *rows.shape[1:])

@@ -65,6 +65,7 @@ def predict_inputs(
     path: Path,
     *,
     tasks: Sequence[str],
+    named: bool = True,
     arms: Sequence[str] = (),
     column: str | None = None,
     id_column: str | None = None,
@@ -78,6 +79,8 @@ def predict_inputs(
         A folder of images, an image, or a table.
     tasks
         Those that are wanted.
+    named
+        Whether somebody asked for them; of all tasks, those that no table can answer are left out and said.
     arms
         As `choose_arms`; none: the selected one of each task.
 
@@ -86,7 +89,7 @@ def predict_inputs(
     ConfigError, DataError, SpecMismatch, ProbeMismatch
         Before any input is looked at, but for what is wrong with the inputs as a whole.
     """
-    chosen = chosen_arms(workspace, tasks, arms)
+    chosen = _without_maps(chosen_arms(workspace, tasks, arms), named)
     backbones = opened_backbones(workspace, chosen, device)
     modalities = {opened.backbone.modality for opened in backbones.values()}
     if len(modalities) != 1:
@@ -107,6 +110,26 @@ def predict_inputs(
             progress=progress,
         )
     return answers_table(inputs.names, found), _summary(path, chosen, found)
+
+
+def _without_maps(arms: Sequence[TrainedArm], named: bool) -> list[TrainedArm]:
+    """The arms whose answers a table has columns for.
+
+    Raises
+    ------
+    ConfigError
+        If there is none, or one that was asked for is another.
+    """
+    kept = [arm for arm in arms if arm.target.kind != "dense"]
+    for arm in arms:
+        if arm.target.kind == "dense":
+            why = "it answers for every place of an image, and a table of predictions has a row an image"
+            if named or not kept:
+                raise ConfigError(
+                    f"task {arm.task!r}: {arm.arm} cannot be predicted: {why}; name other tasks"
+                )
+            say(f"{arm.task}: left out: {why}")
+    return kept
 
 
 def _summary(path: Path, arms: Sequence[TrainedArm], found: Answers) -> dict[str, Any]:

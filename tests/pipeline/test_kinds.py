@@ -256,8 +256,16 @@ def test_new_inputs_are_told_their_labels_and_their_box(kinds, cli):
     code, out, _ = cli(kinds, "predict", "images/00.png", "--task", "tags", "--task", "box")
     (row,) = csv.DictReader(out.splitlines())
     assert code == 0 and {"tags", "p(tags=red)", "box.x", "box.w"} <= set(row)
-    code, _, err = cli(kinds, "predict", "images/00.png", "--task", "parts")
-    assert code == 2 and "answers for every place of a map" in err
+
+
+def test_a_dense_task_is_left_out_of_all_and_refused_by_name(kinds, cli):
+    code, out, err = cli(kinds, "predict", "images/00.png")
+    why = "it answers for every place of an image, and a table of predictions has a row an image"
+    assert code == 0 and f"parts: left out: {why}" in " ".join(err.split())
+    (row,) = csv.DictReader(out.splitlines())
+    assert {"tags", "box.x"} <= set(row) and not [name for name in row if "parts" in name]
+    code, _, err = cli(kinds, "predict", "images/00.png", "--task", "parts", "--task", "tags")
+    assert code == 2 and f"cannot be predicted: {why}; name other tasks" in " ".join(err.split())
 
 
 def test_forgetting_a_sample_forgets_the_masks_that_were_read(kinds, tmp_path, cli):

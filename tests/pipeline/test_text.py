@@ -1,5 +1,6 @@
 """Texts from a table through a small encoder: what is stored is what the model says of each text alone."""
 
+import csv
 import json
 import shutil
 
@@ -8,6 +9,7 @@ import projects
 import pytest
 import tiny_models
 
+from embedpipe.evaluate.predictions import Predictions
 from embedpipe.features.features import Features
 from embedpipe.manifest.table import Manifest
 
@@ -175,6 +177,37 @@ def test_long_texts_are_cut_and_counted_or_laid_out_as_windows(cli, project):
     counted.write_bytes(counted.read_bytes()[:200])
     out, _ = run(cli, project, "extract", "--json")
     assert json.loads(out)[0]["num_embedded"] == 0  # and again where what was counted is damaged
+
+
+def test_predict_takes_the_mean_of_windows_as_training_did(cli, project):
+    windowed = params(rows={"tokens": 16, "overlap": 4})
+    windowed["extract"]["dtype"] = "float16"  # what is computed is rounded before the mean is taken
+    windowed |= {"compare": {"k_shot": ["all"]}, "heads": {"logistic": {"C": 1.0}}}
+    projects.write_params(project, windowed)
+    write_table(project, texts(36))
+    for step in ("ingest", "extract", "train", "select"):
+        run(cli, project, step)
+    arm = "logistic@bert/hidden.3.mean_tokens"
+    stored = [text for text, _ in texts(36)]
+    # a space behind a text leaves its tokens as they are, and makes it one that no store has
+    asked = [*stored, *(f"{text} " for text in stored), " "]
+    lines = ["text", *('"{}"'.format(text.replace('"', '""')) for text in asked)]
+    (project / "new.csv").write_text("\n".join(lines) + "\n")
+    out, _ = run(cli, project, "predict", "new.csv", "--arm", arm, "--json", "--out", "said.csv")
+    assert json.loads(out)["known"] == {"bert": 36} and json.loads(out)["computed"] == {"bert": 36}
+    rows = list(csv.DictReader((project / "said.csv").read_text().splitlines()))
+    said = [row["p(spam=ham)"] for row in rows]
+    assert rows[-1]["error"] == "empty text" and said[-1] == ""
+    np.testing.assert_allclose(np.array(said[:36], float), np.array(said[36:72], float), atol=1e-6)
+
+    scores = Predictions.read(project / "data/predictions/spam.parquet").scores(arm)
+    manifest = Manifest.read(project / "data/manifests/sms/samples.parquet")
+    row_of = dict(zip(manifest.sample_ids.tolist(), map(int, manifest.locators), strict=True))
+    by_row = {
+        row_of[one]: float(p[0]) for one, p in zip(scores.sample_ids.tolist(), scores.scores[0], strict=True)
+    }
+    assert len(by_row) > 5 and max(len(stored[row].split()) for row in by_row) > 16
+    np.testing.assert_allclose([float(said[row]) for row in by_row], list(by_row.values()), atol=1e-6)
 
 
 def test_windows_longer_than_the_model_takes_are_refused(cli, project):
