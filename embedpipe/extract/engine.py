@@ -7,7 +7,6 @@ copied back on three streams, so that the thread that submits it is free at once
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import threading
 import time
@@ -17,12 +16,11 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from embedpipe.allocator import keep_memory
 from embedpipe.backbones.staging import Staging
 from embedpipe.extract.microbatch import Forward, MicroBatches
 
 Features = dict[str, np.ndarray]
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
-_KEPT_NBYTES = 1 << 30  # a map of more goes back to the system
 
 
 class Pending(Protocol):
@@ -183,25 +181,6 @@ class _OnCuda:
 
     def device_s(self) -> float:
         return float(self._began.elapsed_time(self._ended)) / 1e3
-
-
-def keep_memory() -> bool:
-    """Have the C library keep the memory that large tensors give back, in this process and from now on (glibc).
-
-    It would return each of more than 32 MB to the system, and every batch would fault in the pages of every large map
-    again: 90,000 faults and a quarter of the time of ResNet-50 in bfloat16 with batches of 32 (measured). What is kept
-    is bounded by what one batch takes.
-
-    Returns
-    -------
-    bool
-        False where there is no such setting.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError, TypeError):  # musl, macOS, Windows
-        return False
-    return bool(mallopt(_M_MMAP_THRESHOLD, _KEPT_NBYTES) and mallopt(_M_TRIM_THRESHOLD, _KEPT_NBYTES))
 
 
 def yield_to_others() -> None:

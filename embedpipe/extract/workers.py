@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 GPU = "GPU"
 CPU_WORKERS = 2
-# large maps come from the one heap that `engine.keep_memory` keeps, whichever thread of the worker asks for them
+# large maps come from the one heap that `allocator.keep_memory` keeps, whichever thread of the worker asks for them
 MALLOC = {"MALLOC_ARENA_MAX": 1}
 
 

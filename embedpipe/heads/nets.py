@@ -97,14 +97,14 @@ class LinearNet(Net):
         }
 
     def outputs(self, params: Mapping[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-        return shared_product(params["weights"], x).add_(params["bias"])
+        return shared_outputs(params["weights"], x, params["bias"])
 
     def gradients(
         self, params: Params, x: torch.Tensor, errors_of: ErrorsOf, dropout: Dropout | None
     ) -> Params:
         error_GKB = errors_of(self.outputs(params, x))
         return {
-            "weights": (error_GKB.flatten(0, 1) @ x).view_as(params["weights"]),
+            "weights": shared_gradient(error_GKB, x),
             "bias": error_GKB.sum(dim=2, keepdim=True),
         }
 
@@ -127,7 +127,7 @@ class PerceptronNet(Net):
         return params
 
     def outputs(self, params: Mapping[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-        active_GHB = shared_product(params["0.weights"], x).add_(params["0.bias"])
+        active_GHB = shared_outputs(params["0.weights"], x, params["0.bias"])
         for layer in range(1, self.num_layers + 1):
             active_GHB.relu_()
             active_GHB = (params[f"{layer}.weights"] @ active_GHB).add_(params[f"{layer}.bias"])
@@ -139,7 +139,7 @@ class PerceptronNet(Net):
         import torch
 
         inputs, actives, masks = [], [], []
-        here_GHB = shared_product(params["0.weights"], x).add_(params["0.bias"])
+        here_GHB = shared_outputs(params["0.weights"], x, params["0.bias"])
         for layer in range(1, self.num_layers + 1):
             active_GHB = here_GHB.relu_()
             mask = None if dropout is None else dropout.mask(self.hidden, len(x))
@@ -157,16 +157,37 @@ class PerceptronNet(Net):
             if mask is not None:
                 back_GHB *= mask
             # a product with (active > 0) takes fifty times as long
-            back_GHB = torch.ops.aten.threshold_backward(back_GHB, actives[layer - 1], 0)
-        found["0.weights"] = (back_GHB.flatten(0, 1) @ x).view_as(params["0.weights"])
+            torch.ops.aten.threshold_backward.grad_input(back_GHB, actives[layer - 1], 0, grad_input=back_GHB)
+        found["0.weights"] = shared_gradient(back_GHB, x)
         found["0.bias"] = back_GHB.sum(dim=2, keepdim=True)
         return found
 
 
-def shared_product(weights_GKD: torch.Tensor, x_BD: torch.Tensor) -> torch.Tensor:
-    """Every member's product with the same rows as one, shape (G, K, B)."""
+def shared_outputs(weights_GKD: torch.Tensor, x_BD: torch.Tensor, bias_GK1: torch.Tensor) -> torch.Tensor:
+    """Every member's outputs of the same rows as one product, shape (G, K, B)."""
     num_members, num_outputs, _ = weights_GKD.shape
-    return (weights_GKD.flatten(0, 1) @ x_BD.T).view(num_members, num_outputs, x_BD.shape[0])
+    out_MB = product(weights_GKD.flatten(0, 1), x_BD.T.contiguous(), bias_GK1.flatten())
+    return out_MB.view(num_members, num_outputs, x_BD.shape[0])
+
+
+def shared_gradient(error_GKB: torch.Tensor, x_BD: torch.Tensor) -> torch.Tensor:
+    """Gradient in every member's weights of the same rows as one product, shape (G, K, D)."""
+    return product(error_GKB.flatten(0, 1), x_BD).view(*error_GKB.shape[:2], x_BD.shape[1])
+
+
+def product(a_MK: torch.Tensor, b_KN: torch.Tensor, bias_M: torch.Tensor | None = None) -> torch.Tensor:
+    """``a @ b + bias``; on the processor as a convolution of one place, in the same precision.
+
+    torch's products come from MKL, which on processors that are not Intel's leaves half of their vector units
+    unused; its convolutions come from oneDNN, which does not (Zen 5, two cores: 2,048 x 256 x 256 in 1.23 ms and in
+    0.61). On CUDA convolutions would be rounded to TF32.
+    """
+    import torch
+
+    if a_MK.is_cpu and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return torch.nn.functional.conv1d(b_KN[None], a_MK[:, :, None], bias_M)[0]
+    out_MN = a_MK @ b_KN
+    return out_MN if bias_M is None else out_MN.add_(bias_M[:, None])
 
 
 def uniform(shape: tuple[int, ...], fan_in: int, generator: torch.Generator) -> torch.Tensor:

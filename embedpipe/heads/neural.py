@@ -5,6 +5,7 @@ Candidates of one shape are trained together (see `stacked`); torch is imported 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +27,7 @@ from embedpipe.heads.training import Training
 
 Unit = float | np.ndarray
 """Of the targets: of one number, or of each of several."""
+PART_NBYTES = 1 << 20
 HOLDOUT = 5
 """One row in so many is held out for early stopping where no validation rows are given."""
 
@@ -201,7 +203,7 @@ def moments_of(y: np.ndarray, weight: np.ndarray | None) -> tuple[float, float]:
 def scaling_of(
     rows: Rows, *, standardise: bool, weight: np.ndarray | None, axes: tuple[int, ...] = ()
 ) -> Scaling:
-    """Mean and spread of columns, by two passes over blocks: the same bits wherever the rows lie.
+    """Mean and spread of columns, by one pass over blocks: the same bits wherever the rows lie.
 
     Parameters
     ----------
@@ -214,22 +216,24 @@ def scaling_of(
         return Scaling(np.zeros(shape), np.ones(shape))
     places = int(np.prod([rows.shape[axis] for axis in axes])) if axes else 1
     mass = places * (rows.shape[0] if weight is None else float(weight.sum()))
-
-    def summed(power: int, mean: np.ndarray) -> np.ndarray:
-        total = np.zeros(shape)
-        for place, block in rows.blocks():
-            centred = block - mean
-            if power == 2:
-                np.square(centred, out=centred)
+    # about a point near the mean, so that the second moment keeps its digits
+    centre = np.zeros(shape)
+    first, second = np.zeros(shape), np.zeros(shape)
+    # parts that stay in the cache of a core
+    most = max(1, PART_NBYTES // (8 * math.prod(rows.shape[1:])))
+    for place, block in rows.blocks():
+        if place.start == 0:
+            centre = block.mean(axis=(0, *axes), keepdims=True, dtype=np.float64)[0]
+        for at in range(0, len(block), most):
+            part = block[at : at + most] - centre
+            counted = part
             if weight is not None:
-                centred *= weight[place].reshape(-1, *[1] * (block.ndim - 1))
-            total += centred.sum(axis=(0, *axes), keepdims=True)[0]
-        return total / mass
-
-    # the second term mends what the first lost to rounding
-    mean = summed(1, np.zeros(shape))
-    mean = mean + summed(1, mean)
-    std = np.sqrt(summed(2, mean))
+                here = weight[place][at : at + most]
+                counted = part * here.reshape(-1, *[1] * (part.ndim - 1))
+            first += counted.sum(axis=(0, *axes), keepdims=True)[0]
+            second += np.multiply(part, counted, out=part).sum(axis=(0, *axes), keepdims=True)[0]
+    moved = first / mass
+    mean, std = centre + moved, np.sqrt(np.maximum(second / mass - np.square(moved), 0.0))
     constant = std <= 10 * np.finfo(np.float64).eps * np.abs(mean)
     return Scaling(mean, np.where(constant, 1.0, std))
 

@@ -114,6 +114,8 @@ class AdamW(Optimiser):
         decay: torch.Tensor | None,
         step: int,
     ) -> None:
+        import torch
+
         first, second = moments
         if decay is not None:
             p.mul_(1.0 - lr * decay)
@@ -121,8 +123,9 @@ class AdamW(Optimiser):
         second.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1.0 - BETAS[1])
         correction_1, correction_2 = 1.0 - BETAS[0] ** step, 1.0 - BETAS[1] ** step
         # lr · (first / c1) / (sqrt(second / c2) + eps), with the corrections moved to the small factors
-        root = second.sqrt().add_(EPSILON * correction_2**0.5)
-        p.addcmul_(first.div(root), lr * (correction_2**0.5 / correction_1), value=-1.0)
+        # in the memory of the gradient: new memory would cost more than the arithmetic
+        root = torch.sqrt(second, out=gradient).add_(EPSILON * correction_2**0.5)
+        p.addcmul_(torch.div(first, root, out=root), lr * (correction_2**0.5 / correction_1), value=-1.0)
 
 
 OPTIMISERS: dict[str, type[Optimiser]] = {"sgd": Sgd, "adamw": AdamW}

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from embedpipe.allocator import keep_memory
 from embedpipe.heads.losses import LossName, Wanted, errors, losses, wanted_of
 from embedpipe.heads.nets import Dropout, Net
 from embedpipe.heads.optimisers import OPTIMISERS
@@ -32,6 +33,8 @@ CHUNK_NBYTES = 32 << 20
 """Features gathered at a time: several batches, since a read on disk costs a seek."""
 KEPT_NBYTES = 256 << 20
 """Validation features up to this many bytes are kept between epochs."""
+KEPT_BETWEEN_STEPS = 32 << 20
+"""What a step computes is kept for the next up to this many bytes a tensor; features themselves are given back."""
 VALIDATION_ROWS = 1024
 """Rows judged at a time: every member's hidden units of them are in memory."""
 
@@ -160,6 +163,7 @@ def train_stack(
     """
     import torch
 
+    keep_memory(KEPT_BETWEEN_STEPS)
     device = device or torch.device("cpu")
     generator = torch.Generator().manual_seed(course.seed)
     # dropout has a stream of its own: a member without it sees the same order as one trained alone

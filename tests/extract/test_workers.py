@@ -67,7 +67,7 @@ def test_each_worker_process_sees_its_own_gpu(monkeypatch):
 
 FAULTS = """
 import resource, torch
-from embedpipe.extract.engine import keep_memory
+from embedpipe.allocator import keep_memory
 kept = keep_memory()
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
