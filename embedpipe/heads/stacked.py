@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 Stopped = Literal["patience", "schedule", "epochs", "diverged"]
 CHUNK_NBYTES = 32 << 20
 """Features gathered at a time: several batches, since a read on disk costs a seek."""
+CHUNK_IN_MEMORY = 2 << 20
+"""The same of rows that lie in memory: what is gathered stays in the cache until it is used."""
 KEPT_NBYTES = 256 << 20
 """Validation features up to this many bytes are kept between epochs."""
 KEPT_BETWEEN_STEPS = 32 << 20
@@ -180,14 +182,20 @@ def train_stack(
     dropout = Dropout(rates[:, None, None], masks) if bool(rates.any()) else None
     judge = None if val is None else _Judge(net, loss, num_outputs, val, device, memory_nbytes)
     read = partial(
-        _batches, _held(train, memory_nbytes), batch=course.batch, loss=loss, num_outputs=num_outputs
+        _batches,
+        train if course.epochs == 1 else _held(train, memory_nbytes),
+        batch=course.batch,
+        loss=loss,
+        num_outputs=num_outputs,
     )
+    most_nbytes = CHUNK_IN_MEMORY if isinstance(train.rows, ArrayRows) else CHUNK_NBYTES
+    most_nbytes = min(most_nbytes, memory_nbytes // 16)
     race = _Race(params, course)
     steps = math.ceil(train.rows.shape[0] / course.batch) * course.epochs
     step = 0
     for epoch in range(1, course.epochs + 1):
         order = torch.randperm(train.rows.shape[0], generator=generator).numpy()
-        for x, wanted in read(order, device=device, most_nbytes=min(CHUNK_NBYTES, memory_nbytes // 16)):
+        for x, wanted in read(order, device=device, most_nbytes=most_nbytes):
             step += 1
             factor = (
                 0.5 * (1 + math.cos(math.pi * (step - 1) / steps)) if course.schedule == "cosine" else 1.0
