@@ -19,6 +19,7 @@ from torch import fx, nn
 
 from embedpipe.backbones.arithmetic import arithmetic, lowered
 from embedpipe.backbones.graph import ModelGraph, NodeInfo, expand_selector
+from embedpipe.backbones.hooked import Tapped
 from embedpipe.backbones.inputs import Inputs
 from embedpipe.backbones.opening import Graph, open_model
 from embedpipe.backbones.options import BackboneOptions, Role
@@ -158,6 +159,11 @@ class Backbone:
         """Names of the main stages, which ``blocks``, ``last`` and ``every:n`` choose from."""
         return self._graph.block_names
 
+    @property
+    def block_modules(self) -> tuple[str, ...]:
+        """Paths of the modules that the main stages are: of transformers, layers whose nodes are ``hidden.i``."""
+        return self._graph.block_modules
+
     def tap_specs(self, dtype: str = "float16") -> list[TapSpec]:
         """Taps of params.yaml with selectors expanded, in order of depth.
 
@@ -210,6 +216,13 @@ class Backbone:
         model that is tapped as it runs is whole, below ``module``: what lies behind the deepest tap is never reached.
         """
         return copy.deepcopy(self._upto(tap_specs)).requires_grad_(True)
+
+    def exportable(self, tap_specs: Sequence[TapSpec]) -> nn.Module:
+        """`truncated` for `torch.export`: a model that is tapped as it runs goes on to its end, and is cut there."""
+        model = self._upto(tap_specs)
+        if isinstance(model, Tapped):
+            model.stops = False
+        return model
 
     def finish(self, features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """What is done to features behind the taps."""

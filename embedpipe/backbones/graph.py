@@ -91,6 +91,7 @@ class ModelGraph:
         )
         if not self.block_names:
             self.block_names = self._top_level_maps()
+        self.block_modules = self.block_names
         blocks = {self.node(name) for name in self.block_names}
         self.infos: tuple[NodeInfo, ...] = tuple(
             _node_info(

@@ -47,6 +47,8 @@ class Layers:
         Tokens of an image that come from places of it; the rest come before them.
     first_is_class : bool
         Whether a text's first token stands for the whole.
+    modules : tuple of str
+        Paths of the modules that blocks are, in order, where nodes have other names; empty where they do not.
     """
 
     names: dict[str, str]
@@ -55,6 +57,7 @@ class Layers:
     normed: frozenset[str] = frozenset()
     num_patches: int | None = None
     first_is_class: bool = False
+    modules: tuple[str, ...] = ()
 
 
 class _Deepest(BaseException):
@@ -230,6 +233,7 @@ class HookedModel:
         self.infos: tuple[NodeInfo, ...] = tuple(node.info for node in nodes)
         self._nodes = {node.info.name: node for node in nodes} | {node.name: node for node in nodes}
         self.block_names = tuple(name for name in layers.blocks if name in self)
+        self.block_modules = layers.modules or self.block_names
         self._began = {"": 0, **observed.began}
 
     def __contains__(self, name: str) -> bool:
@@ -368,11 +372,19 @@ class _Wanted:
 
 
 class Tapped(nn.Module):
-    """A model that stops at the deepest tap and gives the reduced taps by array name."""
+    """A model that stops at the deepest tap and gives the reduced taps by array name.
+
+    Attributes
+    ----------
+    stops : bool
+        False where it is to be exported, which no pass that was broken off can be: then it computes the whole model,
+        and every batch has a padded place, since sizes are not known.
+    """
 
     def __init__(self, module: nn.Module, call: Call, sites: dict[str, list[_Wanted]], longest: int) -> None:
         super().__init__()
         self.module, self._call, self._sites, self._longest = module, call, sites, longest
+        self.stops = True
 
     @property
     def places(self) -> tuple[str, ...]:
@@ -380,9 +392,9 @@ class Tapped(nn.Module):
         return tuple(self._sites)
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        num, mask_NL = len(x), None
+        num, mask_NL = x.shape[0], None
         if self._longest:
-            x = with_padded_place(x, self._longest)
+            x = with_padded_place(x, self._longest if self.stops else 0)
             mask_NL = mask_of(x)
         found: dict[str, torch.Tensor] = {}
         handles = [self._listen(place, wanteds, mask_NL, found) for place, wanteds in self._sites.items()]
@@ -403,7 +415,7 @@ class Tapped(nn.Module):
             for one in wanteds:
                 normed = value if one.norm is None else self.module.get_submodule(one.norm).forward(value)
                 found[one.array] = self._reduced(one, normed, mask_NL)
-            if len(found) == sum(map(len, self._sites.values())):
+            if self.stops and len(found) == sum(map(len, self._sites.values())):
                 raise _Deepest
 
         part = self.module.get_submodule(place.removeprefix(BEFORE))
@@ -433,7 +445,7 @@ def with_padded_place(ids_NL: torch.Tensor, longest: int) -> torch.Tensor:
     Without any padding a model may leave out its mask and compute by another path, and a row would depend on
     whether its neighbours are as long. Shorter lengths always have a padded place.
     """
-    if ids_NL.shape[1] < longest:
+    if longest and ids_NL.shape[1] < longest:
         return ids_NL
     return torch.cat([ids_NL, torch.full_like(ids_NL[:1], PADDING)])
 

@@ -306,7 +306,7 @@ def _image(
             patch_px, int
         ):  # masked autoencoders order patches by it: keep their order
             num = (x_NCHW.shape[2] // patch_px) * (x_NCHW.shape[3] // patch_px)
-            given["noise"] = torch.arange(num, device=x_NCHW.device).repeat(len(x_NCHW), 1) / num
+            given["noise"] = torch.arange(num, device=x_NCHW.device).repeat(x_NCHW.shape[0], 1) / num
         return model(pixel_values=x_NCHW, **given)
 
     observed = observe_images(module, call, inputs.input_shape, where)
@@ -358,6 +358,7 @@ def _layers(
         normed=normed,
         num_patches=num_patches,
         first_is_class=first_is_class,
+        modules=tuple(stack),
     )
 
 

@@ -37,6 +37,7 @@ class Graph(Protocol):
 
     infos: tuple[NodeInfo, ...]
     block_names: tuple[str, ...]
+    block_modules: tuple[str, ...]
 
     def __contains__(self, name: str) -> bool: ...
 

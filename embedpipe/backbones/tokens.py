@@ -67,6 +67,10 @@ class FastEncoder:
     def digest(self) -> str:
         return self._digest
 
+    def to_json(self) -> str:
+        """The tokenizer as the `tokenizers` library writes it."""
+        return str(self._tokenizer.to_str())
+
     def windows(self, text: str, longest: int, overlap: int) -> list[list[int]]:
         if (longest, overlap) not in self._cut:
             import tokenizers
@@ -161,6 +165,11 @@ class TokenInputs:
         self._recent: OrderedDict[str, list[list[int]]] = OrderedDict()
         self._lock = threading.Lock()
 
+    @property
+    def tokenizer_json(self) -> str | None:
+        """Content of a ``tokenizer.json`` that gives the same ids; None of a tokenizer written in Python."""
+        return self._encoder.to_json() if isinstance(self._encoder, FastEncoder) else None
+
     def with_windows(self, tokens: int, overlap: int, where: str) -> TokenInputs:
         """These inputs with long texts as windows.
 
@@ -232,3 +241,20 @@ class TokenInputs:
             return self._encoder.windows(self.prompt + text, longest, overlap)
         except UnicodeError as error:
             raise UnreadableSample(f"not text that can be encoded ({error})") from error
+
+
+def read_token_inputs(tokenizer_json: str, max_length: int, prompt: str) -> TokenInputs:
+    """Inputs of a tokenizer that was written as ``tokenizer.json``.
+
+    Raises
+    ------
+    ConfigError
+        If the library of tokenizers is not installed.
+    """
+    try:
+        import tokenizers
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            "expected the library tokenizers, found it not installed; pip install 'embedpipe[text]'"
+        ) from error
+    return TokenInputs(FastEncoder(tokenizers.Tokenizer.from_str(tokenizer_json)), max_length, prompt=prompt)

@@ -59,7 +59,9 @@ def about_arm(
         "data": dict(data),
         "metrics": dict(metrics),
         "backbones": {name: dict(one) for name, one in backbones.items()},
-        "preprocessing": [{"backbone": body.name, **body.preprocessing} for body in spec.bodies],
+        "preprocessing": [
+            {"backbone": body.name, **(body.tokens or body.preprocessing)} for body in spec.bodies
+        ],
         "versions": dict(versions),
     }
 
@@ -67,16 +69,17 @@ def about_arm(
 def readme(about: Mapping[str, Any]) -> str:
     """The card as Markdown."""
     arm, data, kind = about["arm"], about["data"], about["kind"]
+    example = '"photo.jpg"' if _samples(about) == "images" else '"a text"'
     parts = [
         f"# {about['task']}: {arm}",
         "",
-        f"{_what(about)} that answers for images: {_answers(about)}",
+        f"{_what(about)} that answers for {_samples(about)}: {_answers(about)}",
         "",
         "```python",
         "import embedpipe",
         "",
         'model = embedpipe.load("this folder")',
-        'model.predict(["photo.jpg"])' + ("" if kind == "number" else '; model.predict_proba(["photo.jpg"])'),
+        f"model.predict([{example}])" + ("" if kind == "number" else f"; model.predict_proba([{example}])"),
         "```",
         "",
         f"Licence: {about['licence']}. That of the source model's weights and of the data may bind you too.",
@@ -105,16 +108,31 @@ def readme(about: Mapping[str, Any]) -> str:
         "",
         "## Input",
         "",
-        "`embedpipe.load` decodes and resizes by itself. For the networks in `model.pt2` and `model.onnx`, which take "
-        "uint8 pixels (images, channels, height, width), do this first:",
+        *_input(about),
         "",
         *(_steps(one) for one in about["preprocessing"]),
         "",
-        "Normalisation is a part of the networks. " + _output(about),
+        _output(about),
         "",
         *_checked(about["checked"]),
     ]
     return "\n".join(parts) + "\n"
+
+
+def _samples(about: Mapping[str, Any]) -> str:
+    return "texts" if "max_length" in about["preprocessing"][0] else "images"
+
+
+def _input(about: Mapping[str, Any]) -> list[str]:
+    if _samples(about) == "texts":
+        return [
+            "`embedpipe.load` makes tokens by itself. For the networks in `model.pt2` and `model.onnx`, which take "
+            "int32 token ids (texts, tokens), padded with -1, do this first:",
+        ]
+    return [
+        "`embedpipe.load` decodes and resizes by itself. For the networks in `model.pt2` and `model.onnx`, which take "
+        "uint8 pixels (images, channels, height, width) and normalise them, do this first:",
+    ]
 
 
 def _what(about: Mapping[str, Any]) -> str:
@@ -164,6 +182,12 @@ def _metrics(metrics: Mapping[str, Any]) -> list[str]:
 
 
 def _steps(one: Mapping[str, Any]) -> str:
+    if "max_length" in one:
+        prompt = f"put {one['prompt']!r} before each text, " if one["prompt"] else ""
+        return (
+            f"- for `{one['backbone']}`: {prompt}encode with `{one['file']}` (a file of the `tokenizers` library), "
+            f"special tokens included, and cut at {one['max_length']} tokens"
+        )
     colours = "grey" if len(one["mean"]) == 1 else "RGB"
     by = "torchvision's tensors" if one.get("on_tensors") else "Pillow"
     sides = "both sides" if one.get("squash") else "the shorter side"

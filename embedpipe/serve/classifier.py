@@ -1,15 +1,13 @@
-"""A bundle as a scikit-learn style estimator on raw images: paths, Pillow images or arrays.
+"""A bundle as a scikit-learn style estimator on raw images (paths, Pillow images or arrays) or on texts.
 
-Decodes, resizes and crops as extraction does, then asks the network.
+Decodes, resizes and crops, or makes tokens, as extraction does, then asks the network.
 """
 
-# N images, K classes or labels
+# N images or texts, K classes or labels
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from PIL import Image
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 
 from embedpipe.errors import ConfigError, DataError, ShapeError, UnreadableSample
+from embedpipe.serve.asking import ask
 from embedpipe.serve.bundle import Bundle, read_bundle
 from embedpipe.sources.decode import as_decoded
 from embedpipe.sources.files import read_image
@@ -29,7 +28,7 @@ BATCH = 32
 
 
 class BundledModel(BaseEstimator):  # type: ignore[misc]
-    """What a bundle says of images.
+    """What a bundle says of images or texts.
 
     Parameters
     ----------
@@ -38,7 +37,7 @@ class BundledModel(BaseEstimator):  # type: ignore[misc]
     device : str
         ``auto``, ``cpu`` or ``cuda``.
     batch : int
-        Images a pass.
+        Images or texts a pass.
 
     Attributes
     ----------
@@ -57,8 +56,9 @@ class BundledModel(BaseEstimator):  # type: ignore[misc]
         """Take over what was read."""
         self.card_ = bundle.card
         self._device = find_device(self.device)
-        self._module = bundle.module.to(self._device)
-        self._steps = [body.steps() for body in bundle.spec.bodies]
+        self._module = bundle.module(self._device)
+        self._inputs = bundle.inputs()
+        self._what = self._inputs[0].modality
         return self
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -78,33 +78,34 @@ class BundledModel(BaseEstimator):  # type: ignore[misc]
         """Float32 outputs (N, ...)."""
         if not self.__sklearn_is_fitted__():
             self.open(read_bundle(Path(self.path)))
-        images = _listed(X)
-        found = []
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool, torch.inference_mode():
-            for start in range(0, len(images), self.batch):
-                part = list(enumerate(images[start : start + self.batch], start))
-                pixels = list(pool.map(lambda one: self._pixels(*one), part))
-                batches = (torch.stack(column).to(self._device) for column in zip(*pixels, strict=True))
-                found.append(self._module(*batches).float().cpu().numpy())
-        outputs = np.concatenate(found)
+        outputs = ask(
+            self._module,
+            self._inputs,
+            _listed(X, self._what),
+            batch=self.batch,
+            device=self._device,
+            staged=self._staged,
+        )
         finite = np.isfinite(outputs.reshape(len(outputs), -1)).all(axis=1)
         if not finite.all():
             raise DataError(
-                f"image {int(np.flatnonzero(~finite)[0])}: its features are not finite in the dtype of the store"
+                f"{self._what} {int(np.flatnonzero(~finite)[0])}: its features are not finite in the dtype of the store"
             )
         return outputs
 
-    def _pixels(self, place: int, image: Any) -> list[torch.Tensor]:
+    def _staged(self, place: int, sample: Any) -> list[torch.Tensor]:
+        """What each backbone takes of one image or text."""
         try:
-            decoded = _decoded(image)
+            read = _decoded(sample) if self._what == "image" else sample
+            return [inputs.stage(read) for inputs in self._inputs]
         except UnreadableSample as error:
-            name = image if isinstance(image, (str, Path)) else type(image).__name__
-            raise UnreadableSample(f"image {place} ({name}): {error}") from error
-        return [steps.pixels(decoded) for steps in self._steps]
+            name = f"{sample:.40}" if isinstance(sample, str) else type(sample).__name__
+            name = str(sample) if self._what == "image" and isinstance(sample, (str, Path)) else name
+            raise UnreadableSample(f"{self._what} {place} ({name}): {error}") from error
 
 
 class BundledClassifier(ClassifierMixin, BundledModel):  # type: ignore[misc]
-    """One of several classes for each image.
+    """One of several classes for each image or text.
 
     Attributes
     ----------
@@ -129,7 +130,7 @@ class BundledClassifier(ClassifierMixin, BundledModel):  # type: ignore[misc]
 
 
 class BundledLabeller(BundledClassifier):
-    """Any of several labels for each image; `classes_` are their names."""
+    """Any of several labels for each image or text; `classes_` are their names."""
 
     def predict(self, X: Any) -> np.ndarray:
         """Labels that are more likely than not, int64 of 0 and 1, shape (N, K)."""
@@ -137,7 +138,7 @@ class BundledLabeller(BundledClassifier):
 
 
 class BundledRegressor(RegressorMixin, BundledModel):  # type: ignore[misc]
-    """A number, or several, for each image."""
+    """A number, or several, for each image or text."""
 
     def predict(self, X: Any) -> np.ndarray:
         """Numbers, float64, shape (N,), or (N, M) where there are several."""
@@ -152,7 +153,7 @@ _KINDS: dict[str, type[BundledModel]] = {
 
 
 def load(path: str | Path, *, device: str = "auto", batch: int = BATCH) -> Any:
-    """Open a bundle as an estimator: `predict`, `predict_proba`, `classes_`, `score` on raw images.
+    """Open a bundle as an estimator: `predict`, `predict_proba`, `classes_`, `score` on raw images or texts.
 
     Parameters
     ----------
@@ -161,7 +162,7 @@ def load(path: str | Path, *, device: str = "auto", batch: int = BATCH) -> Any:
     device
         ``auto`` takes CUDA where there is one; ``cpu`` or ``cuda`` mean it.
     batch
-        Images a pass.
+        Images or texts a pass.
 
     Returns
     -------
@@ -179,19 +180,25 @@ def load(path: str | Path, *, device: str = "auto", batch: int = BATCH) -> Any:
     return kind(path, device=device, batch=batch).open(bundle)
 
 
-def _listed(X: Any) -> Sequence[Any]:
+def _listed(X: Any, what: str) -> Sequence[Any]:
     if isinstance(X, (str, Path, Image.Image)):
-        raise ShapeError(f"expected a list of images, found a single {type(X).__name__}; put it in a list")
-    if isinstance(X, np.ndarray) and X.ndim < 3 and X.dtype != object and X.dtype.kind != "U":
+        raise ShapeError(f"expected a list of {what}s, found a single {type(X).__name__}; put it in a list")
+    if (
+        what == "image"
+        and isinstance(X, np.ndarray)
+        and X.ndim < 3
+        and X.dtype != object
+        and X.dtype.kind != "U"
+    ):
         raise ShapeError(
             f"expected a list of images, or an array (images, height, width[, channels]), found shape {X.shape}"
         )
     if not isinstance(X, Iterable):
-        raise ShapeError(f"expected a list of images, found {type(X).__name__}")
-    images = list(X)
-    if not images:
-        raise ShapeError("expected a list of images, found an empty one")
-    return images
+        raise ShapeError(f"expected a list of {what}s, found {type(X).__name__}")
+    samples = list(X)
+    if not samples:
+        raise ShapeError(f"expected a list of {what}s, found an empty one")
+    return samples
 
 
 def _decoded(image: Any) -> Image.Image:

@@ -1,11 +1,11 @@
-"""A trained arm as one network: from resized uint8 pixels to probabilities.
+"""A trained arm as one network: from resized uint8 pixels, or token ids, to probabilities.
 
 Normalisation, the backbone up to the deepest tap, reductions, rounding to the store's dtype, and the head with its
-preprocessing. Can be exported, saved as tensors and a description, and built again from them without any other
-weights. Knows nothing of decoding or files.
+preprocessing. Can be exported; and where all backbones are traced, saved as tensors and a description, and built again
+from them without any other weights. Knows nothing of decoding or tokenizers.
 """
 
-# N images, C channels, H W height and width, D features, K outputs
+# N images or texts, C channels, H W height and width, L tokens, D features, K outputs
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from embedpipe.backbones.opening import build_graph
 from embedpipe.backbones.options import BackboneOptions
 from embedpipe.backbones.output import Output
 from embedpipe.backbones.preprocessing import Preprocessing
+from embedpipe.backbones.tokens import TokenInputs
 from embedpipe.errors import EmbedpipeError, WeightsError
 from embedpipe.heads.layers import HeadModule
 from embedpipe.params import validate
@@ -43,7 +44,7 @@ class BodySpec:
     options : dict
         As in `backbones:`, with the preprocessing spelled out.
     preprocessing : dict
-        Fields of `Preprocessing`.
+        Fields of `Preprocessing`; empty for texts.
     num_classes : int or None
         Of a glyphnet's own classifier.
     taps : list of dict
@@ -52,6 +53,8 @@ class BodySpec:
         Fields of `Output`: what is done to features behind the taps.
     rounds : bool
         Whether features are rounded to the dtype of the store, as those were that the head learnt from.
+    tokens : dict or None
+        Of texts: ``file`` of the tokenizer beside the network, ``max_length``, ``prompt``.
     """
 
     name: str
@@ -61,6 +64,7 @@ class BodySpec:
     taps: list[dict[str, str]]
     output: dict[str, Any]
     rounds: bool
+    tokens: dict[str, Any] | None = None
 
     @property
     def tap_specs(self) -> list[TapSpec]:
@@ -79,31 +83,33 @@ class Body(nn.Module):
 
     Parameters
     ----------
-    network : GraphModule
-        From normalised images to a dict of features by tap.
+    network : Module
+        From normalised images, or token ids, to a dict of features by tap.
     spec : BodySpec
     """
 
     mean: torch.Tensor
     std: torch.Tensor
 
-    def __init__(self, network: fx.GraphModule, spec: BodySpec) -> None:
+    def __init__(self, network: nn.Module, spec: BodySpec) -> None:
         super().__init__()
         self.network = network
-        steps = spec.steps()
-        self.register_buffer("mean", torch.tensor(steps.mean).view(-1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(steps.std).view(-1, 1, 1), persistent=False)
+        self._is_text = spec.tokens is not None
+        if not self._is_text:
+            steps = spec.steps()
+            self.register_buffer("mean", torch.tensor(steps.mean).view(-1, 1, 1), persistent=False)
+            self.register_buffer("std", torch.tensor(steps.std).view(-1, 1, 1), persistent=False)
         self._output = Output(**spec.output)
         self._dtypes = {tap.name: _DTYPES[tap.dtype] for tap in spec.tap_specs} if spec.rounds else {}
 
-    def forward(self, pixels_NCHW: torch.Tensor) -> dict[str, torch.Tensor]:
-        x_NCHW = (pixels_NCHW.to(torch.float32) / 255 - self.mean) / self.std
-        found: dict[str, torch.Tensor] = self._output.apply(self.network(x_NCHW))
+    def forward(self, staged: torch.Tensor) -> dict[str, torch.Tensor]:
+        x = staged if self._is_text else (staged.to(torch.float32) / 255 - self.mean) / self.std
+        found: dict[str, torch.Tensor] = self._output.apply(self.network(x))
         return {tap: one.to(self._dtypes.get(tap, one.dtype)).to(torch.float32) for tap, one in found.items()}
 
 
 class ArmModule(nn.Module):
-    """One arm from pixels to probabilities.
+    """One arm from pixels or token ids to probabilities.
 
     Parameters
     ----------
@@ -127,15 +133,16 @@ class ArmModule(nn.Module):
         self.head = head
         self._places, self._row_shape = list(places), row_shape
 
-    def forward(self, *pixels_NCHW: torch.Tensor) -> torch.Tensor:
+    def forward(self, *staged: torch.Tensor) -> torch.Tensor:
         """Probabilities (N, K), or numbers (N,).
 
         Parameters
         ----------
-        pixels_NCHW : uint8 tensors, one for each body
-            Decoded, resized and cropped as the body's preprocessing says.
+        staged : tensors, one for each body
+            Images, uint8 (N, C, H, W): decoded, resized and cropped as the body's preprocessing says. Texts, int32
+            (N, L): token ids, -1 where padding is.
         """
-        features = [body(x) for body, x in zip(self.bodies, pixels_NCHW, strict=True)]
+        features = [body(x) for body, x in zip(self.bodies, staged, strict=True)]
         rows = torch.cat([features[body][tap].flatten(1) for body, tap in self._places], dim=1)
         found: torch.Tensor = self.head.predict_proba(rows.reshape(rows.shape[0], *self._row_shape))
         return found
@@ -143,16 +150,21 @@ class ArmModule(nn.Module):
 
 @dataclass(frozen=True)
 class ArmSpec:
-    """Everything that an `ArmModule` is built from, but for its tensors."""
+    """Everything that an `ArmModule` is built from, but for its tensors.
+
+    Attributes
+    ----------
+    is_program : bool
+        Whether a backbone cannot be built again from its description, so that the network is kept as a program.
+    """
 
     bodies: list[BodySpec]
     places: list[tuple[int, str]]
     head: dict[str, Any]
     row_shape: tuple[int, ...]
+    is_program: bool = False
 
-    def build(
-        self, networks: Sequence[fx.GraphModule] | None = None, head: HeadModule | None = None
-    ) -> ArmModule:
+    def build(self, networks: Sequence[nn.Module] | None = None, head: HeadModule | None = None) -> ArmModule:
         """The module, with the networks and the head given, or with ones whose tensors are still to be loaded."""
         networks = [_network(body) for body in self.bodies] if networks is None else networks
         bodies = [Body(network, spec) for network, spec in zip(networks, self.bodies, strict=True)]
@@ -162,10 +174,14 @@ class ArmSpec:
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
         return {
-            "bodies": [vars(body) for body in self.bodies],
+            "bodies": [
+                {key: value for key, value in vars(body).items() if (key, value) != ("tokens", None)}
+                for body in self.bodies
+            ],
             "places": [list(place) for place in self.places],
             "head": self.head,
             "row_shape": list(self.row_shape),
+            **({"is_program": True} if self.is_program else {}),
         }
 
     @classmethod
@@ -176,6 +192,7 @@ class ArmSpec:
             [(int(body), str(tap)) for body, tap in raw["places"]],
             raw["head"],
             tuple(raw["row_shape"]),
+            bool(raw.get("is_program", False)),
         )
 
 
@@ -183,8 +200,15 @@ def body_spec(
     backbone: Backbone, options: BackboneOptions, tap_specs: Sequence[TapSpec], *, rounds: bool
 ) -> BodySpec:
     """What a backbone is, but for its weights."""
-    assert isinstance(backbone.inputs, Preprocessing)
-    steps = dataclasses.asdict(backbone.inputs)
+    inputs = backbone.inputs
+    steps = dataclasses.asdict(inputs) if isinstance(inputs, Preprocessing) else {}
+    tokens = None
+    if isinstance(inputs, TokenInputs):
+        tokens = {
+            "file": f"tokenizer.{backbone.name}.json",
+            "max_length": inputs.max_length,
+            "prompt": inputs.prompt,
+        }
     return BodySpec(
         backbone.name,
         {
@@ -197,6 +221,7 @@ def body_spec(
         [spec.to_dict() for spec in tap_specs],
         {"dims": options.dims, "l2": options.l2},
         rounds,
+        tokens,
     )
 
 

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import fx
+from torch import fx, nn
 
 from embedpipe.backbones import BackboneOptions
+from embedpipe.backbones.hooked import Tapped
 from embedpipe.backbones.preprocessing import Preprocessing
+from embedpipe.backbones.tokens import TokenInputs
 from embedpipe.compare.test_log import read_digests, read_log, with_test_figures
 from embedpipe.errors import ConfigError, DataError, ProbeMismatch, UnreadableSample
 from embedpipe.evaluate.files import read_json
@@ -25,7 +26,8 @@ from embedpipe.heads.registry import load_head
 from embedpipe.ingest.task_options import TaskOptions
 from embedpipe.manifest.table import SPLITS, Manifest
 from embedpipe.serve.arms import TrainedArm
-from embedpipe.serve.bundle import wanted_formats, write_bundle
+from embedpipe.serve.asking import ask
+from embedpipe.serve.bundle import formats_of_program, wanted_formats, write_bundle
 from embedpipe.serve.card import about_arm, readme
 from embedpipe.serve.module import ArmModule, ArmSpec, body_spec
 from embedpipe.serve.networks import open_network
@@ -74,13 +76,15 @@ def bundle_arm(
         say(note)
     (chosen,) = chosen_arms(workspace, [task], [] if arm is None else [arm])
     backbones = opened_backbones(workspace, [chosen], "cpu")
-    _refuse_other_than_images(chosen, backbones)
+    _refuse_what_needs_code(chosen, backbones)
     sections = Sections(workspace)
     spec, module = network_of(
         chosen,
         backbones,
         {name: sections.one("backbones", name, BackboneOptions) for name in backbones},
     )
+    if spec.is_program:
+        to_write = formats_of_program(to_write, formats)
     checked = _check(workspace, sections, chosen, backbones, module)
     params, training = _training(workspace, sections, chosen)
     about = about_arm(
@@ -97,7 +101,12 @@ def bundle_arm(
         },
     )
     about["checked"] = checked
-    write_bundle(folder, spec, module, about, readme(about), to_write)
+    beside = {
+        body.tokens["file"]: inputs.tokenizer_json or ""
+        for body in spec.bodies
+        if body.tokens is not None and isinstance(inputs := backbones[body.name].backbone.inputs, TokenInputs)
+    }
+    write_bundle(folder, spec, module, about, readme(about), to_write, beside)
     return {"out": str(folder), "task": task, "arm": chosen.arm, "formats": to_write, "checked": checked}
 
 
@@ -109,15 +118,18 @@ def network_of(
     tap_specs = {name: list(backbones[name].taps.values()) for name in names}
     first_backbone, first_tap = arm.parts[0]
     first = backbones[first_backbone]
+    networks: list[nn.Module]
     if arm.has_body:
         model = open_network(arm, first)
         head, shape = model.head, network_row_shape(arm, first, model)
-        assert isinstance(model.body, fx.GraphModule)  # others are refused before
         networks = [model.body]
     else:
         head = head_module(load_head(arm.folder), trainable=False)
         shape = row_shape(arm, first.features.card.taps[first_tap])
-        networks = [backbones[name].backbone.truncated(tap_specs[name]) for name in names]
+        networks = [backbones[name].backbone.exportable(tap_specs[name]) for name in names]
+    for network in networks:
+        if isinstance(network, Tapped):
+            network.stops = False
     # what was trained with its body never saw features that a store had rounded
     rounds = not arm.has_body
     spec = ArmSpec(
@@ -128,20 +140,30 @@ def network_of(
         [(names.index(backbone), tap) for backbone, tap in arm.parts],
         head.describe(),
         shape,
+        is_program=not all(isinstance(network, fx.GraphModule) for network in networks),
     )
     return spec, spec.build(networks, head)
 
 
-def _refuse_other_than_images(arm: TrainedArm, backbones: Mapping[str, OpenBackbone]) -> None:
-    others = [
-        name
-        for name, opened in backbones.items()
-        if not (opened.backbone.is_traced and isinstance(opened.backbone.inputs, Preprocessing))
-    ]
-    if others:
+def _refuse_what_needs_code(arm: TrainedArm, backbones: Mapping[str, OpenBackbone]) -> None:
+    """Refuse arms whose inputs no bundle can make again."""
+    for name, opened in backbones.items():
+        inputs, why = opened.backbone.inputs, ""
+        if isinstance(inputs, TokenInputs):
+            if inputs.tokenizer_json is None:
+                why = "its tokenizer is written in Python"
+            elif inputs.window is not None:
+                why = "it reads long texts as windows, whose mean is taken before the head"
+        elif not isinstance(inputs, Preprocessing):
+            why = "samples are prepared by Python code of its own"
+        if why:
+            raise ConfigError(
+                f"task {arm.task!r}: {arm.arm} cannot be bundled, since {name} is no network alone: {why}; "
+                "`embedpipe predict` answers for it"
+            )
+    if len({opened.backbone.modality for opened in backbones.values()}) > 1:
         raise ConfigError(
-            f"task {arm.task!r}: expected an arm on images and models of torchvision or glyphnet, which can be built "
-            f"again without their own code, found {arm.arm} on {', '.join(others)}; `embedpipe predict` answers for it"
+            f"task {arm.task!r}: expected an arm that reads images or texts, found {arm.arm}, which reads both"
         )
 
 
@@ -154,7 +176,8 @@ def _check(
 ) -> dict[str, Any]:
     """Compare the network with the predictions that training wrote, on some validation samples."""
     options = sections.one("tasks", arm.task, TaskOptions)
-    manifest = Manifest.read(workspace.manifest(options.on)).where(split="val")
+    modality = next(iter(backbones.values())).backbone.modality
+    manifest = Manifest.read(workspace.manifest(options.on)).where(split="val").of(modality)
     source = open_source(manifest.source, workspace.root)
     written = (
         workspace.transfer_dir(arm.task) / "predictions.parquet"
@@ -164,23 +187,21 @@ def _check(
     said = Predictions.read(written).scores(arm.arm)
     known = set(said.sample_ids.tolist())
     ids: list[str] = []
-    images = []
+    samples = []
     for sample, locator in zip(manifest.sample_ids, manifest.locators, strict=True):
         if len(ids) == NUM_CHECKED:
             break
         if sample in known:
             try:
-                image = source.read(locator)
+                content = source.read(locator)
             except UnreadableSample:
                 continue
-            assert not isinstance(image, str)
             ids.append(str(sample))
-            images.append(image)
+            samples.append(content)
     if not ids:
-        return {"num_samples": 0, "why": "no validation image can be read here"}
-    pixels = [torch.stack([backbones[name].backbone.pixels(one) for one in images]) for name in arm.backbones]
-    with torch.inference_mode():
-        found = module(*pixels).numpy().reshape(len(ids), -1)
+        return {"num_samples": 0, "why": f"no validation {modality} can be read here"}
+    inputs = [backbones[name].backbone.inputs for name in arm.backbones]
+    found = ask(module, inputs, samples, batch=NUM_CHECKED).reshape(len(ids), -1)
     wanted = said.at(ids)[0]
     unit = max(float(wanted.std()), 1e-12) if arm.target.kind == "number" else 1.0
     difference = float(np.abs(found - wanted).max()) / unit

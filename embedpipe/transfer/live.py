@@ -90,7 +90,7 @@ class LiveModel(nn.Module):
             self.trunk = f"{BODY}.module"
             pixels_2CHW = torch.zeros((2, *backbone.input_shape), dtype=torch.uint8)
             _freeze_unreached(self.body, self._normalise(pixels_2CHW))
-            self.blocks, self.tail = _parts_in_order(self.get_submodule(self.trunk), backbone.blocks)
+            self.blocks, self.tail = _parts_in_order(self.get_submodule(self.trunk), backbone.block_modules)
         self._taps = tuple(spec.name for spec in tap_specs)
         self.row_shape = row_shape
         self._channels_last = any(isinstance(part, nn.Conv2d) for part in self.body.modules())

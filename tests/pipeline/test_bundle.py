@@ -30,7 +30,7 @@ def said_of(project, task, arm):
 
 
 def pixels_of(model, paths):
-    found = zip(*(model._pixels(place, path) for place, path in enumerate(paths)), strict=True)
+    found = zip(*(model._staged(place, path) for place, path in enumerate(paths)), strict=True)
     return [torch.stack(column) for column in found]
 
 
@@ -134,7 +134,7 @@ def test_the_card_says_what_of_what_and_how_well(finished, bundled):
 
 def test_only_the_weights_down_to_the_deepest_tap_are_kept(bundled):
     spec = bundles.read_bundle(bundled).spec
-    names = set(bundles.read_bundle(bundled).module.state_dict())
+    names = set(bundles.read_bundle(bundled).network.state_dict())
     assert any(name.startswith("bodies.0.network.block3") for name in names)
     assert not any("block4" in name or "classifier" in name for name in names)
     assert [tap.name for tap in spec.bodies[0].tap_specs] == ["block3.gap"]

@@ -58,7 +58,7 @@ def scores_of(project, rows, task, ids):
 
 
 def pixels_of(model, paths):
-    found = zip(*(model._pixels(place, path) for place, path in enumerate(paths)), strict=True)
+    found = zip(*(model._staged(place, path) for place, path in enumerate(paths)), strict=True)
     return [torch.stack(column) for column in found]
 
 

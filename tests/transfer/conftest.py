@@ -9,6 +9,7 @@ import pytest
 
 from embedpipe.cli.app import run
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
 sys.path.insert(0, str(Path(__file__).parent.parent / "pipeline"))
 from projects import make_project, small_params
 

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tiny_models
 import torch
 from PIL import Image
 from torch.nn import functional as F
@@ -26,9 +27,9 @@ from embedpipe.transfer.options import transfer_options
 from embedpipe.transfer.training import recipe_of
 
 
-def opened(model="glyphnet", taps=None, **more):
+def opened(model="glyphnet", taps=None, root=Path(), **more):
     options = BackboneOptions(model=model, weights="random:0", taps=taps or {"block3": ["grid:2"]}, **more)
-    return load_backbone("net", options, Path(), source_dir=Path())
+    return load_backbone("net", options, root, source_dir=Path())
 
 
 def test_random_weights_take_the_images_that_the_store_was_made_of(monkeypatch):
@@ -129,6 +130,14 @@ def test_a_model_that_is_tapped_as_it_runs_is_trained_up_to_its_tap():
     moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert moved and {name.split(".")[0] for name in moved} == {"body", "head"}
     assert all(name.startswith(("head.", "body.module.blocks.1.")) for name in moved)
+
+
+def test_layers_of_a_transformers_model_are_its_modules_whatever_its_nodes_are_called(tmp_path):
+    tiny_models.make_vit(tmp_path / "vit")
+    model = live(opened("transformers:vit", taps={"hidden.1": ["cls"]}, root=tmp_path))
+    assert model.blocks == ("layers.0",) and model.tail == ()
+    trained = {name for name, value in model.named_parameters() if value.requires_grad}
+    assert trained and not [name for name in trained if "layers.1" in name or "module.layernorm" in name]
 
 
 def test_recipes_turn_into_phases_over_the_layers_of_this_network():
