@@ -6,8 +6,10 @@ Reads sources; imports none of them, and no torch.
 from __future__ import annotations
 
 import ast
+import hashlib
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 _OURS = ("embedpipe", "stages")  # their versions are no part of a user's model
 
@@ -47,6 +49,41 @@ def code_files(module: str, root: Path) -> dict[str, Path]:
                 found[key] = path
                 waiting += _imported(path, base)
     return dict(sorted(found.items()))
+
+
+def code_digest(module: str, root: Path) -> str:
+    """blake2b-128 of what the files of a module do: comments, docstrings and layout do not count. 32 hex digits."""
+    state = hashlib.blake2b(digest_size=16)
+    for name, path in code_files(module, root).items():
+        content = path.read_bytes()
+        try:
+            said = _said(ast.parse(content)).encode("utf-8", "surrogatepass")
+        except (SyntaxError, ValueError):
+            said = content
+        state.update(name.encode() + b"\0" + said + b"\0")
+    return state.hexdigest()
+
+
+def _said(value: Any) -> str:
+    """A syntax tree as text; what is empty is left out, since versions of Python differ in that."""
+    if isinstance(value, ast.AST):
+        parts = (
+            f"{key}={_said(one)}"
+            for key, one in ast.iter_fields(value)
+            if key != "kind" and one is not None and one != []
+        )
+        return f"{type(value).__name__}({','.join(parts)})"
+    if isinstance(value, list):
+        return f"[{','.join(_said(one) for one in value if not _is_docstring(one))}]"
+    return repr(value)
+
+
+def _is_docstring(node: Any) -> bool:
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )
 
 
 def _base(module: str, root: Path) -> Path | None:

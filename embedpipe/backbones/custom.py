@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from embedpipe.backbones.code import code_digest
 from embedpipe.backbones.graph import block_names
 from embedpipe.backbones.hooked import HookedModel, Layers, mask_of, observe
 from embedpipe.backbones.hub import first_line
@@ -180,7 +181,8 @@ def open_factory(options: BackboneOptions, root: Path, where: str, *, with_weigh
     graph = _graph(module, inputs, described, where)
     origin: dict[str, str] = {key: str(described[key]) for key in ("source", "licence") if key in described}
     name = f"python:{options.model_name}" + (f"({_arguments(options)})" if options.arguments else "")
-    return Opened(name, module, inputs, graph, missing, {"source": name} | origin)
+    code = code_digest(options.model_name.partition(":")[0], root)[:12]
+    return Opened(f"{name}:code={code}", module, inputs, graph, missing, {"source": name} | origin)
 
 
 def _graph(module: nn.Module, inputs: OwnInputs, described: dict[str, Any], where: str) -> HookedModel:

@@ -9,6 +9,7 @@ for first, and refused.
 from __future__ import annotations
 
 import ast
+import hashlib
 import io
 import json
 import re
@@ -39,6 +40,7 @@ _NEEDED = ("crop_px", "mean", "std")
 # entries below the archive's one folder; libraries of AOTInductor, custom and opaque objects are none of them
 _JSON = re.compile(r"models/[\w.-]+\.json|data/(weights|constants)/\w+_config\.json")
 _TENSORS = re.compile(r"data/sample_inputs/[\w.-]+\.pt")
+_NO_GRAPH = re.compile(r"data/weights/weight_\d+|data/sample_inputs/.*|\.data/.*")
 _RAW = re.compile(
     r"data/weights/weight_\d+|data/constants/tensor_\d+|extra/.+|archive_format|archive_version|byteorder|\.data/\w+"
 )
@@ -86,7 +88,22 @@ def open_program(options: BackboneOptions, root: Path, where: str, *, with_weigh
         blocks = tuple(children) or tuple(list(observed.outputs)[-1:])
     layers = Layers({name: name for name in blocks}, blocks)
     graph = HookedModel(module, _call, observed, layers)
-    return Opened(f"pt2:{path.stem}", module, inputs, graph, origin={"source": f"pt2:{options.model_name}"})
+    name = f"pt2:{path.stem}:graph={graph_digest(path)[:12]}"
+    return Opened(name, module, inputs, graph, origin={"source": f"pt2:{options.model_name}"})
+
+
+def graph_digest(path: Path) -> str:
+    """blake2b-128 of what a program's file says it computes, 32 hex digits.
+
+    That is all but its weights, which have a digest of their own, examples, and marks of the archive.
+    """
+    state = hashlib.blake2b(digest_size=16)
+    with zipfile.ZipFile(path) as archive:
+        for name in sorted(archive.namelist()):
+            kind = name.partition("/")[2]
+            if not _NO_GRAPH.fullmatch(kind):
+                state.update(kind.encode() + b"\0" + archive.read(name) + b"\0")
+    return state.hexdigest()
 
 
 def _call(model: nn.Module, x_NCHW: torch.Tensor) -> Any:
