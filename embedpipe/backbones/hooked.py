@@ -8,7 +8,6 @@ model is run once on two samples to see which modules run, and what they give. K
 
 from __future__ import annotations
 
-import itertools
 import math
 import weakref
 from collections.abc import Callable, Iterable, Sequence
@@ -17,6 +16,8 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from embedpipe.backbones.graph import NodeInfo
 from embedpipe.backbones.layouts import on_meta
@@ -96,6 +97,9 @@ class Observed:
         Paths of norms.
     result_path : str or None
         Innermost module whose very output is the first tensor that the model returned.
+    reads : dict of str -> int
+        By name of a parameter or buffer, the last beginning or end of a module before an operation first took it.
+        Modules are not enough: attention hands the weights of a layer to a function that never calls the layer.
     """
 
     outputs: dict[str, Seen]
@@ -104,6 +108,7 @@ class Observed:
     feeds: dict[str, set[str]]
     norms: frozenset[str]
     result_path: str | None
+    reads: dict[str, int]
 
     def norm_behind(self, path: str) -> str | None:
         """Path of the norm that takes the output of a module as it is, if there is one."""
@@ -119,7 +124,8 @@ def observe(module: nn.Module, call: Call, x: torch.Tensor) -> Observed:
     runs: dict[str, int] = {}
     feeds: dict[str, set[str]] = {}
     given: dict[str, weakref.ReferenceType[torch.Tensor]] = {}
-    ticks = itertools.count(1)
+    clock = _Clock()
+    reads = _Reads(module, clock)
 
     def givers(value: torch.Tensor) -> list[str]:
         return [path for path, reference in given.items() if reference() is value]
@@ -127,7 +133,7 @@ def observe(module: nn.Module, call: Call, x: torch.Tensor) -> Observed:
     def watch(path: str, part: nn.Module) -> list[Any]:
         def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             value = first_tensor([*args, *kwargs.values()])
-            began[path] = next(ticks)
+            began[path] = clock.tick()
             if value is not None:
                 inputs[path] = Seen(tuple(value.shape), began[path])
                 feeds[path] = set(givers(value))
@@ -135,7 +141,7 @@ def observe(module: nn.Module, call: Call, x: torch.Tensor) -> Observed:
         def after(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             value = first_tensor(output)
             runs[path] = runs.get(path, 0) + 1
-            order = next(ticks)
+            order = clock.tick()
             if value is not None:
                 outputs[path] = Seen(tuple(value.shape), order)
                 given[path] = weakref.ref(value)
@@ -148,7 +154,9 @@ def observe(module: nn.Module, call: Call, x: torch.Tensor) -> Observed:
     handles = [handle for path, part in module.named_modules() if path for handle in watch(path, part)]
     try:
         with torch.no_grad():
-            result = first_tensor(call(module, x))
+            with reads:
+                output = call(module, x)
+            result = first_tensor(output)
             returned = [] if result is None else givers(result)
     finally:
         for handle in handles:
@@ -162,7 +170,40 @@ def observe(module: nn.Module, call: Call, x: torch.Tensor) -> Observed:
         feeds,
         frozenset(path for path, part in module.named_modules() if type(part).__name__.endswith("Norm")),
         min(returned, key=lambda path: outputs[path].order, default=None),
+        reads.first,
     )
+
+
+class _Clock:
+    """Counts the beginnings and ends of modules."""
+
+    def __init__(self) -> None:
+        self.now = 0
+
+    def tick(self) -> int:
+        self.now += 1
+        return self.now
+
+
+class _Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes when operations first take each parameter and buffer of a module."""
+
+    def __init__(self, module: nn.Module, clock: _Clock) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.first: dict[str, int] = {}
+        self._clock = clock
+        self._names: dict[int, list[str]] = {}  # some tensors have several
+        self._held = module.state_dict(keep_vars=True)  # alive, so that no other tensor has an id of theirs
+        for name, value in self._held.items():
+            self._names.setdefault(id(value), []).append(name)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        for value in tree_leaves((args, kwargs)):
+            for name in self._names.get(id(value), ()):
+                self.first.setdefault(name, self._clock.now)
+        return func(*args, **(kwargs or {}))
 
 
 def observe_images(module: nn.Module, call: Call, shape: tuple[int, ...], where: str) -> Observed:
@@ -234,7 +275,7 @@ class HookedModel:
         self._nodes = {node.info.name: node for node in nodes} | {node.name: node for node in nodes}
         self.block_names = tuple(name for name in layers.blocks if name in self)
         self.block_modules = layers.modules or self.block_names
-        self._began = {"": 0, **observed.began}
+        self._began, self._reads = observed.began, observed.reads
 
     def __contains__(self, name: str) -> bool:
         return name in self._nodes
@@ -259,12 +300,24 @@ class HookedModel:
             self._norm_of(self._nodes[name], where)
 
     def used_parameters(self, names: Iterable[str]) -> set[str]:
-        """Names of parameters and buffers of modules that have begun once the deepest of `names` is there."""
+        """Names of parameters and buffers that were read once the deepest of `names` is there.
+
+        Those that no operation read when the model was observed count with the module around them that ran, if it is
+        not the model itself: another input may take another path within it.
+        """
         end = max(self._nodes[name].order for name in names)
-        ran = {path for path, order in self._began.items() if order <= end}
-        if self._layers.norm is not None:
-            ran.add(self._layers.norm)
-        return {key for key in self.module.state_dict() if key.rpartition(".")[0] in ran}
+        norm = self._layers.norm
+        used = set()
+        for key in self.module.state_dict():
+            read = self._reads.get(key)
+            if read is None:
+                around = key.rpartition(".")[0]
+                while around and around not in self._began:
+                    around = around.rpartition(".")[0]
+                read = self._began[around] - 1 if around else end
+            if read < end or (norm is not None and key.startswith(f"{norm}.")):
+                used.add(key)
+        return used
 
     def truncated(self, taps: Sequence[tuple[str, str, Reduction]]) -> nn.Module:
         """The forward pass that ends at the deepest tap, with each reduction right behind its node.
