@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -31,10 +31,17 @@ class HeadNotFitted(NotFitted, NotFittedError):  # type: ignore[misc]
 
 @dataclass(frozen=True)
 class HeadState:
-    """What a fitted head is apart from its parameters: arrays and JSON values."""
+    """What a fitted head is apart from its parameters: arrays and JSON values.
+
+    Attributes
+    ----------
+    far : dict of Rows
+        Arrays that do not fit memory: written as float32 arrays, and given back as such.
+    """
 
     tensors: dict[str, np.ndarray]
     values: dict[str, Any]
+    far: dict[str, Rows] = field(default_factory=dict)
 
 
 class Head(BaseEstimator):  # type: ignore[misc]

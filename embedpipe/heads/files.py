@@ -5,20 +5,19 @@ Equal heads give equal bytes; nothing is ever pickled. Knows heads by their regi
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load as load_tensors
-from safetensors.numpy import save as save_tensors
 
 from embedpipe.errors import ConfigError, NotFitted, WeightsError
 from embedpipe.heads.base import Head, HeadState
 from embedpipe.heads.registry import head_class
+from embedpipe.heads.tensors import digest_of, read_tensors, write_tensors
 
 FORMAT_VERSION = 1
 CARD, TENSORS, ARCHIVE = "head.json", "head.safetensors", "head.skops"
@@ -47,29 +46,36 @@ def save_head(head: Head, folder: Path) -> None:
     names = getattr(head, "feature_names_in_", None)
     if names is not None:
         card["feature_names"] = [str(name) for name in names]
-    payload = {TENSORS: save_tensors({name: np.ascontiguousarray(t) for name, t in sorted(tensors.items())})}
     archive = head.archive()
-    if archive is not None:
-        payload[ARCHIVE] = archive
-    card["digests"] = {name: _digest(data) for name, data in payload.items()}
     folder.mkdir(parents=True, exist_ok=True)
-    # the card goes last: a folder with a card is whole
-    text = json.dumps(card, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
-    for name, data in [*payload.items(), (CARD, text.encode())]:
-        temporary = folder / f".{name}.{os.getpid()}"
-        temporary.write_bytes(data)
-        os.replace(temporary, folder / name)
+    _write(folder, TENSORS, lambda path: write_tensors(path, tensors, state.far))
     if archive is None:
         (folder / ARCHIVE).unlink(missing_ok=True)
+    else:
+        _write(folder, ARCHIVE, lambda path: path.write_bytes(archive))
+    written = [TENSORS] if archive is None else [TENSORS, ARCHIVE]
+    card["digests"] = {name: digest_of(folder / name) for name in written}
+    # the card goes last: a folder with a card is whole
+    text = json.dumps(card, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    _write(folder, CARD, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def _write(folder: Path, name: str, write: Callable[[Path], object]) -> None:
+    temporary = folder / f".{name}.{os.getpid()}"
+    write(temporary)
+    os.replace(temporary, folder / name)
 
 
 def load_head(folder: Path) -> Head:
     """See `embedpipe.heads.registry.load_head`."""
     card = _read_card(folder)
-    payload = {name: _read(folder, name, wanted) for name, wanted in card["digests"].items()}
+    for name, wanted in card["digests"].items():
+        _check(folder, name, wanted)
     try:
         head = head_class(card["family"], card["kind"])(**card["params"])
-        tensors = load_tensors(payload[TENSORS])
+        if TENSORS not in card["digests"]:
+            raise KeyError(TENSORS)
+        tensors = read_tensors(folder / TENSORS)
         if "classes" in card or "classes_" in tensors:
             labels = tensors.pop("classes_") if "classes_" in tensors else np.array(card["classes"])
             setattr(head, "classes_", labels)  # noqa: B010
@@ -77,8 +83,8 @@ def load_head(folder: Path) -> Head:
             head.feature_names_in_ = np.array(card["feature_names"], dtype=object)
         head.n_features_in_ = card["num_features"]
         head.restore(HeadState(tensors, card["values"]))
-        if ARCHIVE in payload:
-            head.restore_archive(payload[ARCHIVE])
+        if ARCHIVE in card["digests"]:
+            head.restore_archive((folder / ARCHIVE).read_bytes())
     except (KeyError, TypeError, ConfigError, SafetensorError) as error:
         raise WeightsError(
             f"{folder}: not a head that this version can read ({error}); train it again"
@@ -109,23 +115,18 @@ def _read_card(folder: Path) -> dict[str, Any]:
     return checked
 
 
-def _read(folder: Path, name: str, wanted: str) -> bytes:
+def _check(folder: Path, name: str, wanted: str) -> None:
+    """Refuse a file that is not the one that was written."""
     try:
-        data = (folder / name).read_bytes()
+        found = digest_of(folder / name)
     except OSError as error:
         raise WeightsError(
             f"{folder}: expected {name} beside {CARD}, found none; train the head again"
         ) from error
-    if _digest(data) != wanted:
+    if found != wanted:
         raise WeightsError(
-            f"{folder / name}: damaged: expected blake2b {wanted}, found {_digest(data)}; "
-            "train the head again"
+            f"{folder / name}: damaged: expected blake2b {wanted}, found {found}; train the head again"
         )
-    return data
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def _plain(value: Any) -> Any:

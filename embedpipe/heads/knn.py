@@ -14,17 +14,17 @@ from typing import Self
 import numpy as np
 
 from embedpipe.errors import ConfigError
-from embedpipe.heads.base import ClassifierHead, Head, RegressorHead, grouped, softmax
-from embedpipe.heads.linear import Scaling, unit_rows
+from embedpipe.heads.bank import Bank, UnitRows, unit_of
+from embedpipe.heads.base import ClassifierHead, Head, HeadState, RegressorHead, grouped, softmax
+from embedpipe.heads.linear import Scaling
 from embedpipe.heads.multilabel import MultiLabelHead
+from embedpipe.heads.rows import ArrayRows, Rows, array_of
 from embedpipe.heads.training import Training
 
 # N rows, M training rows, D features, K classes
 
-QUERIES = 1024
-"""Rows compared at a time: bounds memory at 1024 x M similarities."""
-TOGETHER = 32
-"""Rows of every product come in multiples of this: libraries sum products of few rows in another order."""
+ANSWERED = 1024
+"""Rows whose neighbours' labels are laid out at a time."""
 
 
 class _Neighbours(Head):
@@ -33,12 +33,14 @@ class _Neighbours(Head):
     Attributes
     ----------
     rows_ : float32 array, shape (M, D)
-        Training rows, scaled and of unit length.
+        Training rows, scaled and of unit length; `UnitRows` that read them anew each time where they do not fit memory.
     mean_, scale_ : float64 arrays, shape (D,)
     """
 
     family = "knn"
-    rows_: np.ndarray
+    streams = True
+    rows_: np.ndarray | Rows
+    _bank: Bank
     mean_: np.ndarray
     scale_: np.ndarray
 
@@ -53,41 +55,42 @@ class _Neighbours(Head):
     @classmethod
     def _fit_many(cls, heads: Sequence[Self], training: Training) -> None:
         for group in grouped(heads, "standardise"):
-            scaling = Scaling.of(training.X_ND, standardise=group[0].standardise, centre=group[0].standardise)
-            rows_MD = unit_rows(scaling.apply(training.X_ND)).astype(np.float32)
+            rows, scale = training.rows, group[0].standardise
+            scaling = Scaling.of_rows(rows, standardise=scale, centre=scale)
+            unit = UnitRows(rows, scaling)
+            kept = array_of(unit) if isinstance(rows, ArrayRows) else unit
+            bank = Bank(kept, max(head.k for head in group))
             for head in group:
                 if head.weights not in ("softmax", "distance", "uniform"):
                     raise ConfigError(
                         f"knn: weights: expected softmax, distance or uniform, found {head.weights!r}"
                     )
-                head.mean_, head.scale_, head.rows_ = scaling.mean, scaling.scale, rows_MD
+                head.mean_, head.scale_, head.rows_, head._bank = scaling.mean, scaling.scale, kept, bank
                 head._remember(training.y)
                 head.converged_ = True
 
     def _remember(self, y: np.ndarray) -> None:
         raise NotImplementedError
 
-    def _votes(self, X_ND: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Indices of the nearest training rows and their weights, which sum to 1; both (N, k), in pieces."""
-        rows_ND = unit_rows(Scaling(self.mean_, self.scale_).apply(X_ND)).astype(np.float32)
-        return [self._vote(rows_ND[start : start + QUERIES]) for start in range(0, len(rows_ND), QUERIES)]
-
-    def _vote(self, rows_ND: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        # a product of few rows is computed another way: padded, a row's vote does not depend on the others
-        padded_PD = np.zeros((-(-len(rows_ND) // TOGETHER) * TOGETHER, rows_ND.shape[1]), np.float32)
-        padded_PD[: len(rows_ND)] = rows_ND
-        similarity_NM = (padded_PD @ self.rows_.T)[: len(rows_ND)].astype(np.float64)
-        num_nearest = min(self.k, len(self.rows_))
-        if num_nearest < len(self.rows_):
-            nearest = np.argpartition(-similarity_NM, num_nearest - 1, axis=1)[:, :num_nearest]
-            nearest.sort(axis=1)
-        else:
-            nearest = np.broadcast_to(np.arange(num_nearest), similarity_NM.shape)
-        near = np.take_along_axis(similarity_NM, nearest, axis=1)
+    def _votes(self, X_ND: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Indices of the nearest training rows and their weights, which sum to 1; both (N, k)."""
+        nearest, near = self._bank.nearest(unit_of(X_ND, Scaling(self.mean_, self.scale_)), self.k)
         if self.weights == "softmax":
             return nearest, softmax(near / self.temperature)
         raw = np.ones_like(near) if self.weights == "uniform" else 1.0 / np.maximum(1.0 - near, 1e-6)
         return nearest, raw / raw.sum(axis=1, keepdims=True)
+
+    def state(self) -> HeadState:
+        """Everything learned, for saving."""
+        if isinstance(self.rows_, np.ndarray):
+            return super().state()
+        tensors = {name: getattr(self, name) for name in self.learned if name != "rows_"}
+        return HeadState(tensors, {"converged_": bool(self.converged_)}, {"rows_": self.rows_})
+
+    def restore(self, state: HeadState) -> None:
+        """Take back what `state` gave."""
+        super().restore(state)
+        self._bank = Bank(self.rows_, self.k)
 
 
 class KnnClassifierHead(_Neighbours, ClassifierHead):
@@ -122,12 +125,10 @@ class KnnClassifierHead(_Neighbours, ClassifierHead):
 
     def _scores(self, X_ND: np.ndarray) -> np.ndarray:
         num_classes = len(self.classes_)
-        pieces = []
-        for nearest, weight in self._votes(X_ND):
-            flat = np.arange(len(nearest))[:, None] * num_classes + self.codes_[nearest]
-            counts = np.bincount(flat.ravel(), weight.ravel(), minlength=len(nearest) * num_classes)
-            pieces.append(counts.reshape(-1, num_classes))
-        scores_NK: np.ndarray = np.concatenate(pieces)
+        nearest, weight = self._votes(X_ND)
+        flat = np.arange(len(nearest))[:, None] * num_classes + self.codes_[nearest]
+        counts = np.bincount(flat.ravel(), weight.ravel(), minlength=len(nearest) * num_classes)
+        scores_NK: np.ndarray = counts.reshape(-1, num_classes)
         return scores_NK
 
     def _probabilities(self, scores_NK: np.ndarray) -> np.ndarray:
@@ -162,12 +163,9 @@ class KnnRegressorHead(_Neighbours, RegressorHead):
         self.targets_ = y
 
     def _values(self, X_ND: np.ndarray) -> np.ndarray:
+        nearest, weight = self._votes(X_ND)
         several = self.targets_.ndim > 1
-        pieces = [
-            ((weight[..., None] if several else weight) * self.targets_[nearest]).sum(axis=1)
-            for nearest, weight in self._votes(X_ND)
-        ]
-        values: np.ndarray = np.concatenate(pieces)
+        values: np.ndarray = ((weight[..., None] if several else weight) * self.targets_[nearest]).sum(axis=1)
         return values
 
 
@@ -195,13 +193,14 @@ class KnnLabelsHead(_Neighbours, MultiLabelHead):
         known_MK = ~np.isnan(self.labels_)
         has_MK = np.nan_to_num(self.labels_)
         share_K = has_MK.sum(axis=0) / known_MK.sum(axis=0)
-        pieces = []
-        for nearest, weight in self._votes(X_ND):
-            votes = np.einsum("nk,nkl->nl", weight, has_MK[nearest])
-            asked = np.einsum("nk,nkl->nl", weight, known_MK[nearest].astype(np.float64))
+        nearest, weight = self._votes(X_ND)
+        scores_NK = np.empty((len(nearest), len(share_K)))
+        for start in range(0, len(nearest), ANSWERED):
+            some = slice(start, start + ANSWERED)
+            votes = np.einsum("nk,nkl->nl", weight[some], has_MK[nearest[some]])
+            asked = np.einsum("nk,nkl->nl", weight[some], known_MK[nearest[some]].astype(np.float64))
             # where no neighbour knows, all training rows are asked
-            pieces.append(np.where(asked > 0, votes / np.where(asked > 0, asked, 1.0), share_K))
-        scores_NK: np.ndarray = np.concatenate(pieces)
+            scores_NK[some] = np.where(asked > 0, votes / np.where(asked > 0, asked, 1.0), share_K)
         return scores_NK
 
     def _probabilities(self, scores_NK: np.ndarray) -> np.ndarray:

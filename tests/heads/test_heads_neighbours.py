@@ -7,8 +7,11 @@ import pytest
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor, NearestCentroid
 from sklearn.preprocessing import StandardScaler, normalize
 
+from embedpipe.heads.bank import Bank
 from embedpipe.heads.centroid import CentroidHead
 from embedpipe.heads.knn import KnnClassifierHead, KnnRegressorHead
+from embedpipe.heads.registry import fit_grid
+from embedpipe.heads.rows import ArrayRows
 from embedpipe.heads.temperature import fit_inverse_temperature
 
 
@@ -59,6 +62,31 @@ def test_neighbours_vote_as_scikit_learns_do(features, ours, theirs):
         regressor.predict(X[100:].astype(np.float64)),
         atol=1e-4,
     )
+
+
+@pytest.mark.parametrize("k", [1, 7, 5000])
+def test_the_nearest_are_those_of_a_full_sort_and_equal_ones_go_by_the_order_of_rows(k):
+    rng = np.random.default_rng(0)
+    unit = rng.choice([-0.5, 0.0, 0.5], (9000, 4)).astype("f4")  # products are exact: many are equal
+    asked = unit[rng.integers(0, 9000, 50)]
+    index, similarity = Bank(ArrayRows(unit), k).nearest(asked, k)  # three blocks
+    exact = asked @ unit.T
+    for row, (place, found) in enumerate(zip(index, similarity, strict=True)):
+        wanted = np.sort(np.lexsort((np.arange(9000), -exact[row]))[:k])
+        np.testing.assert_array_equal(place, wanted)
+        np.testing.assert_array_equal(found, exact[row, wanted])
+
+
+def test_neighbours_do_not_depend_on_what_was_asked_before_or_beside(features):
+    X, codes = features(300, 10, 3)
+    few, many = fit_grid("knn", [{"k": 1}, {"k": 9}], X, codes, kind="classes", seed=0)
+    asked = X[:40].copy()
+    wanted = many.predict_proba(asked)
+    asked[:] = X[40:80]  # in the same memory
+    np.testing.assert_array_equal(many.predict_proba(asked), many.predict_proba(X[:80])[40:])
+    np.testing.assert_array_equal(many.predict_proba(X[:40]), wanted)
+    (alone,) = fit_grid("knn", [{"k": 1}], X, codes, kind="classes", seed=0)
+    np.testing.assert_array_equal(few.predict_proba(X), alone.predict_proba(X))
 
 
 def test_more_neighbours_than_rows_are_all_rows(features):
