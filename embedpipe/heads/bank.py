@@ -22,6 +22,8 @@ ASKED = 256
 """Rows compared with a block at a time: what is held of one comparison is 12 MB."""
 TOGETHER = 32
 """Rows of every product come in multiples of this: fewer are summed in another order."""
+PART = 256
+"""Rows scaled at a time, in float64."""
 _PLACE = 0xFFFFFFFF
 
 
@@ -53,7 +55,10 @@ class UnitRows:
 
 def unit_of(X_ND: np.ndarray, scaling: Scaling) -> np.ndarray:
     """Scaled rows of unit length, float32."""
-    unit_ND: np.ndarray = unit_rows(scaling.apply(X_ND)).astype(np.float32)
+    unit_ND = np.empty(X_ND.shape, np.float32)
+    for start in range(0, len(X_ND), PART):
+        some = slice(start, start + PART)
+        unit_ND[some] = unit_rows(scaling.apply(X_ND[some]))
     return unit_ND
 
 

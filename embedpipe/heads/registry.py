@@ -237,6 +237,13 @@ def supports(family: str, kind: str) -> bool:
     return kind in family_of(family).heads
 
 
+def takes_weights(family: str, kind: str) -> bool:
+    """Whether rows may count differently where `family` learns targets of `kind`."""
+    from embedpipe.heads.base import WeightedHead
+
+    return issubclass(head_class(family, kind), WeightedHead)
+
+
 def head_class(family: str, kind: str) -> type[Head]:
     """The estimator class of `family` for targets of `kind`.
 

@@ -89,18 +89,57 @@ def raw_labels(
     )
 
 
-def _from_table(
-    where: str, task: str, options: TaskOptions, rows: Rows, known_ids: set[str], notes: list[str]
-) -> tuple[tuple[str, ...], dict[str, tuple[Label, ...]]]:
-    """Columns of a table of their own, and their values by id."""
-    id_column = options.id or next((name for name in ID_COLUMNS if name in rows.names), None)
-    if id_column is None:
+def raw_column(
+    where: str, options: TaskOptions, name: str, manifest: Manifest, labels_path: Path, root: Path
+) -> tuple[list[Label], str]:
+    """One column that lies beside the labels, in the order of the manifest; and where it was found.
+
+    Raises
+    ------
+    DataError
+        If it is absent, or says two things of one id; `where` is the key that names it.
+    """
+    if options.table is not None:
+        rows = read_rows(locate(root, options.table))
+        ids = [text_of(value) or "" for value in rows.column(_id_column(where, options, rows), where)]
+        values, found_in = rows.column(name, where), rows.path
+    else:
+        own = read_labels(labels_path)
+        found_in = f"data set {options.on!r}"
+        columns = [one for one in own.column_names if one != "sample_id"]
+        if name not in columns:
+            raise DataError(
+                f"{where}: no column {name!r}{did_you_mean(name, columns)} in {found_in}; "
+                f"columns: {', '.join(columns) or 'none'}"
+            )
+        ids, values = own["sample_id"].to_pylist(), own[name].to_pylist()
+    by_id: dict[str, Label] = {}
+    for sample_id, value in zip(ids, values, strict=True):
+        if sample_id in by_id and by_id[sample_id] != value:
+            raise DataError(
+                f"{found_in}: expected one {name!r} an id, found {by_id[sample_id]!r} and {value!r} for {sample_id!r}"
+            )
+        by_id[sample_id] = value
+    return [by_id.get(sample_id) for sample_id in manifest.sample_ids], found_in
+
+
+def _id_column(where: str, options: TaskOptions, rows: Rows) -> str:
+    found = options.id or next((name for name in ID_COLUMNS if name in rows.names), None)
+    if found is None:
         raise DataError(
             f"{rows.path}: expected a column {' or '.join(ID_COLUMNS)} with sample ids, found columns "
             f"{', '.join(rows.names)}; name it with {where}.id"
         )
+    return found
+
+
+def _from_table(
+    where: str, task: str, options: TaskOptions, rows: Rows, known_ids: set[str], notes: list[str]
+) -> tuple[tuple[str, ...], dict[str, tuple[Label, ...]]]:
+    """Columns of a table of their own, and their values by id."""
+    id_column = _id_column(where, options, rows)
     ids = [text_of(value) or "" for value in rows.column(id_column, f"{where}.id")]
-    others = [name for name in rows.names if name != id_column]
+    others = [name for name in rows.names if name not in (id_column, options.weight)]
     names = options.table_columns
     if names is None:
         column = task if task in others else others[0] if len(others) == 1 else None

@@ -19,6 +19,7 @@ from embedpipe.ingest.converted import Converted, converted
 from embedpipe.ingest.mask_files import mask_targets
 from embedpipe.ingest.raw import raw_labels
 from embedpipe.ingest.task_options import TaskOptions
+from embedpipe.ingest.weights import weights_of
 from embedpipe.manifest.files import write_bytes
 from embedpipe.manifest.table import Manifest
 from embedpipe.manifest.targets import Targets
@@ -123,7 +124,14 @@ def make_targets(
     notes += _check_splits(where, manifest, num)
 
     targets = Targets.of(task, found.spec, sample_ids=sample_ids, splits=splits, labels=found.labels)
-    targets.where(split=_OPEN_SPLITS).write(open_path)
+    weighted = targets
+    if options.weight is not None:
+        weights, more = weights_of(
+            where, options, found.labels, manifest=manifest, labels_path=labels_path, root=root
+        )
+        notes += more
+        weighted = targets.weighted(sample_ids, weights)
+    weighted.where(split=_OPEN_SPLITS).write(open_path)
     sealed = targets.where(split="test")
     sealed.write(sealed_path)
     write_bytes(digest_path, f"{sealed.digest}\n".encode())

@@ -27,6 +27,13 @@ class TaskOptions(StrictModel):
     id: str | None = Field(
         default=None, description="Column of that table with sample ids; by default sample_id or id."
     )
+    weight: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Column with what each training sample counts in learning, 0 or more: of the table of labels, or "
+        "of the data set where labels lie there. knn and sklearn families take none, nor do transfer arms; all "
+        "samples are judged alike.",
+    )
     kind: TaskKind = Field(
         default="classes",
         description="One of several classes; multilabel: any number of labels a sample, from a list column or several "

@@ -40,7 +40,7 @@ class Targets:
     table : pa.Table
         Columns sample_id (string), split (string) and label: string for classes; a list of booleans, one a label and
         null where it is unknown, for multilabel; float64 for a number, a list of them for several; the bytes of a PNG
-        (see `embedpipe.manifest.masks`) for dense.
+        (see `embedpipe.manifest.masks`) for dense. And weight (float64), where samples count differently in learning.
     """
 
     task: str
@@ -87,6 +87,12 @@ class Targets:
             for column, field in zip((sample_ids, splits, labels), _schema(spec), strict=True)
         ]
         return cls(task, spec, pa.Table.from_arrays(arrays, schema=_schema(spec)))
+
+    def weighted(self, sample_ids: Sequence[str], weights: Sequence[float | None]) -> Self:
+        """The same with what each sample counts in learning; None of those that nothing is learnt from."""
+        by_id = dict(zip(sample_ids, weights, strict=True))
+        column = pa.array([by_id[one] for one in self.table["sample_id"].to_pylist()], pa.float64())
+        return replace(self, table=self.table.append_column("weight", column))
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -139,6 +145,15 @@ class Targets:
         place, found = self.places_of(sample_ids)
         truth[found] = self.truth(seen)[place[found]]
         return truth
+
+    def weight_of(self, sample_ids: npt.NDArray[Any]) -> npt.NDArray[np.float64] | None:
+        """What each sample counts in learning, float64, NaN where nothing is learnt from it; None where all count 1."""
+        if "weight" not in self.table.column_names:
+            return None
+        weight = np.full(len(sample_ids), np.nan)
+        place, found = self.places_of(sample_ids)
+        weight[found] = self.table["weight"].fill_null(np.nan).to_numpy()[place[found]]
+        return weight
 
     def places_of(self, sample_ids: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
         """Row of each sample, and whether there is one; where there is none the row means nothing."""
@@ -207,7 +222,10 @@ class Targets:
                 f"{path}: expected a kind of {', '.join(KINDS)}, found {about['kind']!r}; make the file again"
             )
         spec = TargetSpec.from_dict(about)
-        return cls(about["task"], spec, table.cast(_schema(spec)))
+        schema = _schema(spec)
+        if "weight" in table.column_names:
+            schema = schema.append(pa.field("weight", pa.float64()))
+        return cls(about["task"], spec, table.cast(schema))
 
 
 def _schema(spec: TargetSpec) -> pa.Schema:

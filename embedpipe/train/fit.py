@@ -23,6 +23,7 @@ from embedpipe.evaluate.metrics import metric_of, point_metrics, sign_of
 from embedpipe.heads import registry
 from embedpipe.heads.base import group_codes
 from embedpipe.heads.held_out import folds_of_rows
+from embedpipe.heads.registry import takes_weights
 from embedpipe.heads.rows import MEMORY_NBYTES, Rows, flat
 from embedpipe.train.places import judged_codes
 from embedpipe.train.plan import Unit
@@ -197,15 +198,17 @@ def majority_scores(samples: TaskSamples) -> Float:
     """For every sample the frequencies of the training classes or labels, the mean of the training numbers, or the
     class of most training places.
     """
-    truth = samples.truth[samples.train]
+    truth, weight = samples.truth[samples.train], samples.weight_at(samples.train)
     if samples.kind == "classes":
-        row = np.bincount(truth, minlength=len(samples.classes)) / len(truth)
+        row = np.bincount(truth, weight, minlength=len(samples.classes))
+        row = row / row.sum()
     elif samples.kind == "dense":
         row = np.full(samples.spec.width, np.bincount(truth[truth >= 0]).argmax())
     elif samples.kind == "multilabel":
-        row = np.nanmean(truth, axis=0)
+        mass = ~np.isnan(truth) * (1.0 if weight is None else weight[:, None])
+        row = (np.nan_to_num(truth) * mass).sum(axis=0) / mass.sum(axis=0)
     else:
-        row = np.atleast_1d(truth.mean(axis=0))
+        row = np.atleast_1d(np.average(truth, axis=0, weights=weight))
     return np.tile(row.astype(np.float32), (len(samples.predicted), 1))
 
 
@@ -344,6 +347,7 @@ def _fit(
                 seed=how.seed,
                 X_val=rows_val if maps or rows_val is None else flat(rows_val),
                 y_val=y_val,
+                sample_weight=samples.weight_at(index) if takes_weights(unit.family, samples.kind) else None,
                 groups=samples.groups[index],
                 memory_nbytes=how.memory_nbytes,
             )

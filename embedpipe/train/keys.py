@@ -53,6 +53,7 @@ class Keys:
             "truth": _digest(samples.truth),
             **({} if samples.masks is None else {"masks": samples.masks.digest, "seen": samples.spec.seen}),
             **({"box": samples.spec.box} if samples.spec.box else {}),
+            **({} if samples.weight is None else {"weight": _digest(samples.weight)}),
             "splits": _digest(np.char.encode(samples.splits)),
             "by": by,
             "seed": seed,

@@ -54,6 +54,8 @@ class TaskSamples:
         As `embedpipe.manifest.kinds` lists it for the kind. Missing for every test sample.
     masks : Masks or None
         Of a dense task, in full: what `truth` is reduced from, and what heads learn from on their own grid.
+    weight : float64 array [n], or None
+        What each training sample counts in learning; None where all count 1. All are judged alike.
     num : dict
         Labelled samples in train and val, samples in test, excluded samples, samples without a label.
     """
@@ -68,6 +70,7 @@ class TaskSamples:
     num: Mapping[str, int]
     dropped: tuple[Dropped, ...]
     masks: Masks | None = None
+    weight: npt.NDArray[np.float64] | None = None
     _on_grids: dict[tuple[int, int, float], Truth] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -104,8 +107,13 @@ class TaskSamples:
 
     @property
     def train(self) -> Index:
-        """Labelled training samples."""
-        return np.flatnonzero((self.splits == "train") & self.labelled)
+        """Labelled training samples, without those that count nothing."""
+        learnt = (self.splits == "train") & self.labelled
+        return np.flatnonzero(learnt if self.weight is None else learnt & (self.weight > 0))
+
+    def weight_at(self, index: Index) -> npt.NDArray[np.float64] | None:
+        """What the samples at these positions count; None where all count 1."""
+        return None if self.weight is None else self.weight[index]
 
     @property
     def val(self) -> Index:
@@ -183,6 +191,7 @@ def task_samples(
         num,
         tuple(dropped),
         _masks_of(targets, ids[keep], is_test) if targets.kind == "dense" else None,
+        targets.weight_of(ids[keep]),
     )
     _check(samples)
     return samples

@@ -29,6 +29,7 @@ from embedpipe.evaluate.options import CompareOptions, SelectOptions, check_k_sh
 from embedpipe.evaluate.predictions import Predictions
 from embedpipe.features.table import PublishedFeatures, open_features
 from embedpipe.heads.options import HeadOptions
+from embedpipe.heads.registry import takes_weights
 from embedpipe.heads.rows import MEMORY_NBYTES, ArrayRows, Rows
 from embedpipe.heads.stored import KeptRows
 from embedpipe.manifest.kshot import k_shot_indices
@@ -161,6 +162,7 @@ def train_task(
                 "backbone sees"
             )
 
+    notes += _unweighted(units, samples)
     draws, more = _draws_of(samples, compare, seed)
     notes += more
     named = check_k_shot_heads(compare.heads, list(heads))
@@ -205,6 +207,15 @@ def train_task(
     return TrainSummary(
         task, len(written.arms), run.memo.num_computed, run.memo.num_recalled, tuple(written.notes)
     )
+
+
+def _unweighted(units: Sequence[Unit], samples: TaskSamples) -> list[str]:
+    """A note on heads that learn from all samples alike, though these have weights."""
+    if samples.weight is None:
+        return []
+    heads = {unit.head for unit in units if not takes_weights(unit.family, samples.kind)}
+    named = ", ".join(dict.fromkeys(unit.head for unit in units if unit.head in heads))
+    return [f"take no sample weights, so all samples count alike in them: {named}"] if heads else []
 
 
 def _shown(results: Results) -> dict[str, fit.Float]:

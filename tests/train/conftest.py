@@ -83,6 +83,7 @@ class Bench:
     baselines: tuple[str, ...] = BASELINES
     seed: int = 0
     groups: list | None = None
+    weights: list | None = None
     also: dict = field(default_factory=dict)
     fits: Counter = field(default_factory=Counter)
 
@@ -144,6 +145,8 @@ class Bench:
             splits=self.splits,
             labels=self.labels,
         )
+        if self.weights is not None:
+            whole = whole.weighted(self.ids, self.weights)
         whole.where(split=["train", "val", "excluded"]).write(self.root / "open.parquet")
         whole.where(split="test").write(self.root / "sealed.parquet")
 

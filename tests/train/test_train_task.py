@@ -6,6 +6,7 @@ import pytest
 from embedpipe.errors import ConfigError, DataError
 from embedpipe.evaluate.metrics import point_metrics
 from embedpipe.evaluate.predictions import Predictions
+from embedpipe.heads import registry
 from embedpipe.heads.registry import load_head
 from embedpipe.manifest.targets import Targets
 
@@ -239,3 +240,48 @@ def test_a_validation_split_of_one_number_is_refused(make_bench):
     ]
     with pytest.raises(DataError, match=r"every validation target is 0\.5; no head can be told from another"):
         bench.train()
+
+
+def test_what_samples_count_reaches_every_head_that_takes_weights(make_bench, monkeypatch):
+    bench = make_bench(
+        heads={"ridge": {"alpha": 1.0}, "knn": {"k": 3}},
+        compare={"k_shot": [2, "all"], "draws": 2, "heads": ["ridge"]},
+        baselines=("majority",),
+    )
+    summary = bench.train()
+    assert not [note for note in summary.notes if "weights" in note]
+    plain = bench.outputs()
+    bench.weights = [None if split != "train" else 1.0 + (i % 2) for i, split in enumerate(bench.splits)]
+    given = []
+    counted = registry.fit_grid
+
+    def spied(family, candidates, X, y, **options):
+        given.append((family, options["sample_weight"], len(y)))
+        return counted(family, candidates, X, y, **options)
+
+    monkeypatch.setattr(registry, "fit_grid", spied)
+    summary = bench.train()
+    assert summary.notes == ("take no sample weights, so all samples count alike in them: knn",)
+    assert summary.num_recalled == 0, "weights are part of the key of a fit"
+    for family, weight, num in given:
+        assert (weight is None) == (family == "knn")
+        assert weight is None or (len(weight) == num and set(weight) <= {1.0, 2.0})
+    changed = bench.outputs()
+    assert changed["p.parquet"] != plain["p.parquet"]
+
+
+def test_a_sample_that_counts_nothing_is_one_without_a_label(make_bench):
+    bench = make_bench(baselines=("majority", "shuffled_labels"))
+    train = [i for i, split in enumerate(bench.splits) if split == "train"]
+    bench.weights = [None if split != "train" else 1.0 for split in bench.splits]
+    for i in train[::5]:
+        bench.weights[i] = 0.0
+    bench.train()
+    weighed = bench.scores()["arms"]
+    bench.weights = None
+    bench.labels = [None if i in train[::5] else label for i, label in enumerate(bench.labels)]
+    bench.train()
+    for one, other in zip(weighed, bench.scores()["arms"], strict=True):
+        assert one["arm"] == other["arm"]
+        for mine, theirs in zip(one.get("candidates", ()), other.get("candidates", ()), strict=True):
+            assert mine["val"] == pytest.approx(theirs["val"], abs=1e-6)
