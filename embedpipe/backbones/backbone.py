@@ -109,6 +109,11 @@ class Backbone:
         return isinstance(self._graph, ModelGraph)
 
     @property
+    def has_weights(self) -> bool:
+        """Whether a pass multiplies by anything: of pixels themselves it does not."""
+        return any(True for _ in self.module.parameters())
+
+    @property
     def input_shape(self) -> tuple[int, ...]:
         return self.staging.shape
 

@@ -22,13 +22,23 @@ from typing import Any
 import torch
 from torch import nn
 
-from embedpipe.backbones.hooked import BEFORE, HookedModel, Layers, Observed, mask_of, observe, observe_images
+from embedpipe.backbones.hooked import (
+    BEFORE,
+    Call,
+    HookedModel,
+    Layers,
+    Observed,
+    mask_of,
+    observe,
+    observe_images,
+)
 from embedpipe.backbones.hub import Found, find_folder, first_line, missing_extra, weight_files
 from embedpipe.backbones.image_steps import of_processor
 from embedpipe.backbones.inputs import Inputs
 from embedpipe.backbones.models import build_seeded
 from embedpipe.backbones.opening import Opened, freeze
 from embedpipe.backbones.options import BackboneOptions
+from embedpipe.backbones.positions import PositionLookups
 from embedpipe.backbones.staging import PADDING
 from embedpipe.backbones.tokens import FastEncoder, SlowEncoder, TokenInputs
 from embedpipe.backbones.weights import load_into, read_state_dict
@@ -217,9 +227,7 @@ def _text(
     tokenizer = _tokenizer(found, options, where)
     fast = getattr(tokenizer, "backend_tokenizer", None)
     encoder = SlowEncoder(tokenizer) if fast is None else FastEncoder(fast)
-    max_length = _max_length(module, tokenizer, found, options, where)
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-    inputs = TokenInputs(encoder, max_length, prompt=options.prompt)
     room = module.get_input_embeddings().num_embeddings  # type: ignore[operator]
     if len(tokenizer) > room:
         raise ConfigError(
@@ -231,14 +239,23 @@ def _text(
         own_NL = torch.where(ids_NL == PADDING, pad_id, ids_NL).long()
         return model(input_ids=own_NL, attention_mask=mask_NL.long())
 
+    length = min(_NUM_TRIED, getattr(module.config, "max_position_embeddings", None) or _NUM_TRIED)
+    lookups = PositionLookups(length - 1)
+    with lookups:
+        observed = observe(module, call, _some_ids(length))
+    max_length = _max_length(module, call, lookups.places, tokenizer, found, options, where)
+    inputs = TokenInputs(encoder, max_length, prompt=options.prompt)
     first = encoder.windows("a", max_length, 0)[0][:1]
     has_class = tokenizer.cls_token_id is not None and first == [tokenizer.cls_token_id]
-    length = min(_NUM_TRIED, max_length)
-    ids_NL = torch.zeros((2, length), dtype=torch.int32)
-    ids_NL[:, -1] = PADDING if length > 1 else 0
-    observed = observe(module, call, ids_NL)
     layers = _layers(module, observed, options, where, first_is_class=has_class)
     return inputs, HookedModel(module, call, observed, layers, longest=max_length, length=length)
+
+
+def _some_ids(length: int) -> torch.Tensor:
+    """Two texts, int32 (2, L), with a padded place."""
+    ids_NL = torch.zeros((2, length), dtype=torch.int32)
+    ids_NL[:, -1] = PADDING if length > 1 else 0
+    return ids_NL
 
 
 def _tokenizer(found: Found, options: BackboneOptions, where: str) -> Any:
@@ -255,28 +272,44 @@ def _tokenizer(found: Found, options: BackboneOptions, where: str) -> Any:
         ) from error
 
 
-def _max_length(module: nn.Module, tokenizer: Any, found: Found, options: BackboneOptions, where: str) -> int:
-    """Tokens of the longest text: what is asked for, else what the files say; never more than there are places."""
-    places: int | None = getattr(module.config, "max_position_embeddings", None)
-    embedding = next(
-        (part for path, part in module.named_modules() if path.endswith("position_embeddings")), None
-    )
-    if isinstance(embedding, nn.Embedding):  # RoBERTa keeps its first places for padding
-        places = embedding.num_embeddings - (
-            0 if embedding.padding_idx is None else embedding.padding_idx + 1
-        )
+def _max_length(
+    module: nn.Module,
+    call: Call,
+    places: int | None,
+    tokenizer: Any,
+    found: Found,
+    options: BackboneOptions,
+    where: str,
+) -> int:
+    """Tokens of the longest text: what is asked for, else what the files say; never more than there are places.
+
+    Parameters
+    ----------
+    places
+        Rows of the table in which the model looks places up, where it has one.
+    """
+    configured: int | None = getattr(module.config, "max_position_embeddings", None)
+    asked = options.max_length
+    if asked is not None:
+        if places is not None and asked > places:
+            raise ConfigError(
+                f"{where}.max_length: expected at most {places}, the places that the model knows, found {asked}"
+            )
+        if places is None and configured is not None and asked > configured:  # it may compute more, or not
+            try:
+                with torch.no_grad():
+                    call(module, _some_ids(asked))
+            except Exception as error:
+                raise ConfigError(
+                    f"{where}.max_length: expected at most {configured}, as the model's configuration says, found "
+                    f"{asked}, at which it fails ({first_line(error)})"
+                ) from error
+        return asked
     told = [
         found.optional("sentence_bert_config.json").get("max_seq_length"),
         tokenizer.model_max_length if tokenizer.model_max_length < 10**6 else None,
-        places,
+        configured if places is None else places,
     ]
-    if options.max_length is not None:
-        if isinstance(embedding, nn.Embedding) and places is not None and options.max_length > places:
-            raise ConfigError(
-                f"{where}.max_length: expected at most {places}, the places that the model knows, found "
-                f"{options.max_length}"
-            )
-        return options.max_length
     known = [int(one) for one in told if one]
     if not known:
         raise ConfigError(f"{where}: the model's files name no longest text; set max_length")

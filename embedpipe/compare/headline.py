@@ -14,22 +14,9 @@ from embedpipe.evaluate.arms import ALL, k_label, selected_arm
 from embedpipe.evaluate.bootstrap import Interval
 from embedpipe.evaluate.evidence import Evidence
 from embedpipe.evaluate.metrics import PERCENT, sign_of
+from embedpipe.evaluate.words import METRIC_WORDS
 
 WORDS = {"transferred": "transferred features", "random": "random weights", "pixels": "pixels"}
-METRIC_WORDS = {
-    "accuracy": "accuracy",
-    "balanced_accuracy": "balanced accuracy",
-    "macro_f1": "macro F1",
-    "micro_f1": "micro F1",
-    "map": "mAP",
-    "mean_iou": "mean IoU",
-    "auroc": "AUROC",
-    "nll": "log loss",
-    "brier": "Brier score",
-    "ece": "calibration error",
-    "r2": "R²",
-    "mae": "mean absolute error",
-}
 ROLES = ("transferred", "random", "pixels")
 USUAL_K = 5
 """Few enough for transfer to show, and enough to choose tap and head with."""

@@ -10,8 +10,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from embedpipe.compare.headline import METRIC_WORDS
 from embedpipe.evaluate.metrics import PERCENT
+from embedpipe.evaluate.words import METRIC_WORDS
 
 TOP = 5
 TOLD = ("left out", "learnt from them")

@@ -83,7 +83,12 @@ def resolve(
         If tensors are to be resampled by a filter that torchvision has for Pillow's images alone.
     """
     tap_specs = backbone.tap_specs(extract.dtype)
-    precisions = ("bfloat16", "float16", "float32") if extract.precision == "auto" else (extract.precision,)
+    wanted = extract.precision
+    if (
+        wanted == "auto" and not backbone.has_weights
+    ):  # without products there is nothing that less would speed up
+        wanted = "float32"
+    precisions = ("bfloat16", "float16", "float32") if wanted == "auto" else (wanted,)
     possible = [
         (made, precision, spec_of(made, precision, device))
         for precision in precisions
@@ -99,7 +104,7 @@ def resolve(
         builtin = Builtin(made, tap_specs, device)
         return Resolved(made, spec, builtin, precision_errors(precision, builtin.features), [])
     builtin = Builtin(backbone, tap_specs, device)
-    precision, errors = resolve_precision(extract.precision, device, builtin.features)
+    precision, errors = resolve_precision(wanted, device, builtin.features)
     notes = [_precision_note(backbone.name, precision, errors)] if errors else []
     made = _resamplings(backbone, extract.resample, precision)[0]
     if made is not backbone:

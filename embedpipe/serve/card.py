@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from embedpipe.evaluate.words import metric_words
 from embedpipe.serve.arms import TrainedArm
 from embedpipe.serve.module import ArmSpec
 
@@ -173,7 +174,7 @@ def _metrics(metrics: Mapping[str, Any]) -> list[str]:
         for name, one in (metrics.get(split) or {}).items():
             if one["value"] is not None:
                 interval = f"{one['ci_low']:.4g} to {one['ci_high']:.4g}"
-                rows.append(f"| {words} | {name.replace('_', ' ')} | {one['value']:.4g} | {interval} |")
+                rows.append(f"| {words} | {metric_words(name)} | {one['value']:.4g} | {interval} |")
     said = []
     if rows:
         said = ["| on | metric | value | 95 % interval |", "|---|---|---|---|", *rows]

@@ -156,6 +156,7 @@ class TarSource:
             self.id_column,
             self.version,
             DECODER,
+            *([] if self.version in (CONTENT, ETAG) else ["keys by name"]),
         ]
         return f"{info.stamp} {digest(about)[:16]}" if info.stamp else ""
 
@@ -248,7 +249,7 @@ class TarSource:
                 if its_place is None:
                     raise UnreadableSample(f"no member .{self.extensions[modality]}, its {modality}")
                 locators[modality] = self._locator(modality, name, its_place)
-                keys[modality] = self._key(modality, file, shard, its_place, info, labels)
+                keys[modality] = self._key(group, modality, file, shard, its_place, info, labels)
         except UnreadableSample as error:
             keys, reason = {}, str(error)
         also = {modality: (keys[modality], locators[modality]) for modality in more} if keys else {}
@@ -281,6 +282,7 @@ class TarSource:
 
     def _key(
         self,
+        group: _Group,
         modality: Modality,
         file: Any,
         shard: str,
@@ -288,14 +290,15 @@ class TarSource:
         info: FileInfo,
         labels: Mapping[str, Label],
     ) -> bytes:
-        """Of a member's content; or of where it lies, if that is its identity."""
-        address = f"{shard}#{place[0]}+{place[1]}"
+        """Of a member's content; or of where it lies in this version of its shard, or its name and its own version."""
         if self.version == ETAG:
             if not info.stamp:
                 raise DataError(f"{shard}: expected an etag, which `version: etag` needs, found none")
-            return version_key(address, info.stamp)
+            return version_key(f"{shard}#{place[0]}+{place[1]}", info.stamp)
         if self.version != CONTENT:
-            return version_key(address, str(self._field(labels, self.version, "version", shard)))
+            version = str(self._field(labels, self.version, "version", shard))
+            # by name: in a shard that is written again another member may lie where this one did
+            return version_key(f"{shard}#{group.name}", modality, version)
         content = _read_at(file, place)
         if modality == "text":
             _text(content)

@@ -21,6 +21,7 @@ from embedpipe.compare.test_log import read_digests, read_log, with_test_figures
 from embedpipe.errors import ConfigError, DataError, ProbeMismatch, UnreadableSample
 from embedpipe.evaluate.files import read_json
 from embedpipe.evaluate.predictions import Predictions
+from embedpipe.evaluate.words import metric_words
 from embedpipe.heads.module import head_module
 from embedpipe.heads.registry import load_head
 from embedpipe.ingest.task_options import TaskOptions
@@ -297,7 +298,7 @@ def _note(workspace: Workspace, arm: TrainedArm, row: Mapping[str, Any]) -> str:
         f"{said}Selected among {chosen['num_candidates']:,} candidates on {chosen['num_samples']:,} validation "
         "samples, so its validation figures are optimistic"
         + (
-            f"; corrected, its {chosen['metric'].replace('_', ' ')} is {corrected:.4g}."
+            f"; corrected, its {metric_words(chosen['metric'])} is {corrected:.4g}."
             if corrected is not None
             else "."
         )

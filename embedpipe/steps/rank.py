@@ -12,6 +12,7 @@ from scipy.stats import rankdata
 
 from embedpipe.evaluate.metrics import sign_of
 from embedpipe.evaluate.options import SelectOptions
+from embedpipe.evaluate.words import metric_words
 from embedpipe.ingest.task_options import TaskOptions
 from embedpipe.manifest.table import Manifest
 from embedpipe.screen import SCREENS
@@ -73,7 +74,7 @@ def show_ranking(ranking: dict[str, Any]) -> None:
     num_rows = ranking["taps"][0]["num_rows"]
     table = Table(
         title=f"{ranking['task']}: {len(ranking['taps'])} taps screened on {num_rows:,} training samples "
-        f"in {ranking['seconds']:.1f} s; kNN and ridge: {ranking['metric'].replace('_', ' ')}",
+        f"in {ranking['seconds']:.1f} s; kNN and ridge: {metric_words(ranking['metric'])}",
         title_justify="left",
         title_style="bold",
         box=None,

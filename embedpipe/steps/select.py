@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from embedpipe.evaluate.options import Baselines
+from embedpipe.evaluate.words import metric_words
 from embedpipe.select.selection import select
 from embedpipe.steps.files import task_files
 from embedpipe.steps.sections import Sections
@@ -28,7 +29,7 @@ def select_arms(workspace: Workspace) -> dict[str, Any]:
         )
     for task, chosen in selection["tasks"].items():
         best, ties, corrected = chosen["best"], len(chosen["ties"]), chosen["optimism"]["value"]
-        name = chosen["metric"].replace("_", " ")
+        name = metric_words(chosen["metric"])
         say(
             f"{task}: {best['arm']}, of {chosen['num_arms']:,} arms with {chosen['num_candidates']:,} candidates; "
             f"{name} {best['value']:.3f} [{best['ci_low']:.3f}, {best['ci_high']:.3f}] on validation"

@@ -16,7 +16,7 @@ from embedpipe.steps.files import read_selection
 from embedpipe.steps.sections import Sections
 from embedpipe.terminal import progress_bar, say
 from embedpipe.train.memo import Memo
-from embedpipe.transfer.files import TransferPaths, write_results
+from embedpipe.transfer.files import TransferPaths, write_index, write_results
 from embedpipe.transfer.options import transfer_options
 from embedpipe.workspace import Workspace
 
@@ -45,7 +45,7 @@ def transfer_arms(workspace: Workspace, task: str, arm: str | None = None) -> di
         runs_dir=workspace.runs_dir,
     )
     if not any(one.tasks is None or task in one.tasks for one in arms.values()):
-        paths.models_dir.mkdir(parents=True, exist_ok=True)
+        write_index(paths.models_dir, ())
         write_results(paths, task, Targets.read(workspace.open_targets(task)).spec)
         if paths.memo_dir.is_dir():
             Memo(paths.memo_dir, "").keep(f"transfer.{task}")  # none of what is kept

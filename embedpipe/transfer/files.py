@@ -5,7 +5,7 @@ Imports no torch: a task without arms costs no more than writing that there are 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from embedpipe.evaluate.predictions import ArmScores, Predictions
 from embedpipe.manifest.files import write_bytes
 from embedpipe.manifest.kinds import TargetSpec
 
+INDEX = "arms.json"
 HISTORY_HEAD = "arm,epoch,train_loss,val_score,learning_rate"
 
 
@@ -25,7 +26,7 @@ class TransferPaths:
     Attributes
     ----------
     models_dir : Path
-        One folder an arm: its tensors, card and history.
+        One folder an arm: its tensors, card and history; and a list of them.
     predictions, scores : Path
         As training writes those of heads.
     history : Path
@@ -43,6 +44,11 @@ class TransferPaths:
     cost: Path
     memo_dir: Path
     runs_dir: Path
+
+
+def write_index(models_dir: Path, arms: Iterable[str]) -> None:
+    """List the arms whose models lie in a folder: DVC warns about an empty one."""
+    write_json(models_dir / INDEX, {"arms": sorted(arms)})
 
 
 def write_results(

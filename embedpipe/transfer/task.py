@@ -32,7 +32,7 @@ from embedpipe.training import find_device, torchrun, world
 from embedpipe.training.processes import agreed, wait_for_all
 from embedpipe.transfer import arms as fits
 from embedpipe.transfer.agreement import MOST_SAMPLES, Agreement, check_agreement
-from embedpipe.transfer.files import TransferPaths, write_results
+from embedpipe.transfer.files import TransferPaths, write_index, write_results
 from embedpipe.transfer.given import Given
 from embedpipe.transfer.images import Images
 from embedpipe.transfer.keys import Keys, code_of_transfer, digest_of, start_key
@@ -335,6 +335,7 @@ class _Run:
             card = json.loads((folder / fits.CARD).read_text(encoding="utf-8"))
             named = {**card, "task": self.given.samples.task, "arm": arm}
             write_bytes(scratch / arm_dir(arm) / fits.CARD, fits.card_bytes(named))
+        write_index(scratch, self.models)
         shutil.rmtree(target, ignore_errors=True)
         scratch.rename(target)
 

@@ -341,6 +341,58 @@ def test_a_mistake_is_one_sentence(bert, tmp_path, options, message):
     assert "\n" not in str(caught.value) and str(caught.value).startswith("params.yaml: backbones.b")
 
 
+SMALL = {"vocab_size": 60, "num_hidden_layers": 2, "num_attention_heads": 2}
+PLACES = {  # of 48 tokens each, kept in tables of several names and offsets
+    "roberta": ("Roberta", {**SMALL, "hidden_size": 16, "intermediate_size": 24, "max_position_embeddings": 50}),
+    "gpt2": ("GPT2", {"vocab_size": 60, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 48}),
+    "opt": (
+        "OPT",
+        {**SMALL, "hidden_size": 16, "ffn_dim": 24, "word_embed_proj_dim": 16, "max_position_embeddings": 48},
+    ),
+    "distilbert": (
+        "DistilBert",
+        {
+            "vocab_size": 60, "dim": 16, "hidden_dim": 24, "n_layers": 2, "n_heads": 2, "sinusoidal_pos_embds": True,
+            "max_position_embeddings": 48,
+        },
+    ),
+}  # fmt: skip
+
+
+def written(folder, name, config, longest=1000):
+    import transformers
+
+    torch.manual_seed(0)
+    made = getattr(transformers, f"{name}Config")(**config)
+    getattr(transformers, f"{name}Model")(made).save_pretrained(folder)
+    tiny_models.make_tokenizer(folder, longest)
+    return {"model": f"transformers:{folder.name}", "weights": None, "taps": {"last": ["mean_tokens"]}}
+
+
+@pytest.mark.parametrize("kind", PLACES)
+def test_texts_longer_than_the_places_of_a_model_are_refused_before_anything_runs(make, tmp_path, kind):
+    options = written(tmp_path / kind, *PLACES[kind])
+    with pytest.raises(ConfigError) as caught:
+        make(**options, max_length=49)
+    assert str(caught.value) == (
+        "params.yaml: backbones.b.max_length: expected at most 48, the places that the model knows, found 49"
+    )
+    longest = make(**options).inputs.max_length  # the tokenizer's files say 1000
+    backbone = make(**options, max_length=longest)
+    ids = torch.ones((1, longest), dtype=torch.int32)
+    assert (
+        longest == 48
+        and torch.isfinite(backbone.forward(backbone.tap_specs())(ids)["hidden.2.mean_tokens"]).all()
+    )
+
+
+def test_a_model_that_computes_places_takes_longer_texts_than_its_configuration_says(make, tmp_path):
+    config = {**SMALL, "hidden_size": 16, "intermediate_size": 24, "max_position_embeddings": 48}
+    options = written(tmp_path / "llama", "Llama", config)
+    assert make(**options).inputs.max_length == 48
+    assert make(**options, max_length=60).inputs.max_length == 60
+
+
 def test_reductions_of_images_do_not_fit_texts(open_bert):
     with pytest.raises(
         ShapeError, match=r"grid:2: does not fit the tokens of a text, .*reductions that do: mean_std, cls"

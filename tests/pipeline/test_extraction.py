@@ -80,6 +80,20 @@ def test_auto_keeps_the_resampling_that_a_store_was_made_with(cli, ingested):
     assert "expected preprocessing" in err and card(ingested)["spec"] != made
 
 
+def test_auto_is_float32_for_pixels_which_are_multiplied_by_nothing(cli, ingested, monkeypatch):
+    monkeypatch.setattr("embedpipe.extract.device.has_bfloat16", lambda device: True)
+    monkeypatch.setattr("embedpipe.extract.device.MAX_PRECISION_ERROR", 1.0)
+    set_extract(ingested, precision="auto")
+    for backbone in ("net", "pixels"):
+        code, _, err = cli(ingested, "extract", backbone)
+        assert code == 0, err
+    found = {
+        name: json.loads((ingested / f"data/features/{name}/card.json").read_text())["spec"]["precision"]
+        for name in ("net", "pixels")
+    }
+    assert found == {"net": "bfloat16", "pixels": "float32"}
+
+
 def test_a_batch_is_searched_once_and_remembered(cli, ingested):
     set_extract(ingested, batch="auto")
     _, err = extract(cli, ingested)

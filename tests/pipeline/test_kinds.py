@@ -124,6 +124,12 @@ def rows_of(root, task):
     return [row for row in board if row["task"] == task]
 
 
+def test_selection_calls_metrics_by_the_names_that_people_know(kinds, cli):
+    code, _, err = cli(kinds, "select")
+    said = " ".join(err.split())
+    assert code == 0 and "; mAP " in said and "; mean IoU " in said and "map " not in said
+
+
 @pytest.mark.parametrize("task", METRICS)
 def test_every_kind_is_trained_selected_and_compared_by_its_own_metrics(kinds, task):
     rows = rows_of(kinds, task)

@@ -122,6 +122,24 @@ def test_with_an_etag_as_identity_no_image_is_read(tmp_path: Path) -> None:
     assert sample.key is not None and sample.labels == {"cls": "x"}
 
 
+def test_with_a_column_as_identity_a_member_is_known_by_its_name_wherever_it_lies(tmp_path: Path) -> None:
+    """A shard that is written again may hold another member of the same size in the same place."""
+
+    def keys() -> dict[str, bytes | None]:
+        return {s.sample_id: s.key for s in scan(opened(tmp_path, id_column="key", version="rev"))}
+
+    rev = b'{"rev": 1}'
+    write_tar(tmp_path / "0.tar", {"a.jpg": b"one", "a.json": rev, "b.jpg": b"two", "b.json": rev})
+    before = keys()
+    assert before["a"] != before["b"]
+    write_tar(tmp_path / "0.tar", {"c.jpg": b"six", "c.json": rev, "b.jpg": b"two", "b.json": rev})
+    assert keys()["c"] not in before.values() and keys()["b"] == before["b"]
+    write_tar(tmp_path / "0.tar", {"b.jpg": b"two", "b.json": rev})
+    assert keys()["b"] == before["b"]
+    write_tar(tmp_path / "0.tar", {"b.jpg": b"two", "b.json": b'{"rev": 2}'})
+    assert keys()["b"] != before["b"]
+
+
 def test_a_corrupt_member_is_one_unreadable_sample(tmp_path: Path, jpeg: Jpeg) -> None:
     write_tar(
         tmp_path / "0.tar",

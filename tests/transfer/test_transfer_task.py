@@ -189,7 +189,8 @@ def test_an_arm_that_is_renamed_is_not_trained_again_and_its_card_has_the_new_na
     project({"whole": {"recipe": "full", **QUICK}})
     assert run(["transfer", "shape"]) == 0
     folder = root / "data/transfer/shape/models"
-    assert [path.name for path in folder.iterdir()] == ["whole@net"]
+    assert {path.name for path in folder.iterdir()} == {"arms.json", "whole@net"}
+    assert json.loads((folder / "arms.json").read_text()) == {"arms": ["whole@net"]}
     assert read_arm(folder / "whole@net").card["arm"] == "whole@net"
 
 
