@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import xxhash
@@ -18,8 +19,8 @@ import xxhash
 from embedpipe.heads.linear import Scaling, unit_rows
 from embedpipe.heads.rows import ArrayRows, Index, Rows
 
-ASKED = 256
-"""Rows compared with a block at a time: what is held of one comparison is 12 MB."""
+ASKED, COMPARED = 256, 1024
+"""Rows that are asked, and rows of a block, in one comparison: what is held of it is a few MB."""
 TOGETHER = 32
 """Rows of every product come in multiples of this: fewer are summed in another order."""
 PART = 256
@@ -106,12 +107,12 @@ class Bank:
         padded_PD[: len(unit_ND)] = torch.from_numpy(unit_ND)
         best_Pk = np.full((len(padded_PD), self.most), np.iinfo(np.int64).min)
         for part, block in self.rows.blocks():
-            block_Dm = torch.from_numpy(np.require(block, requirements="W")).T  # a mapped block is copied
-            for start in range(0, len(padded_PD), ASKED):
+            block_mD = torch.from_numpy(np.require(block, requirements="W"))  # a mapped block is copied
+            for start, at in product(range(0, len(padded_PD), ASKED), range(0, len(block_mD), COMPARED)):
                 some = slice(start, start + ASKED)
                 # numpy's products of float32 sum a row's in an order that depends on where it stands among others
-                similarity_nm = (padded_PD[some] @ block_Dm).numpy()
-                found_nk = _most(_keys(similarity_nm, part.start), self.most)
+                similarity_nm = (padded_PD[some] @ block_mD[at : at + COMPARED].T).numpy()
+                found_nk = _most(_keys(similarity_nm, part.start + at), self.most)
                 best_Pk[some] = _most(np.concatenate([best_Pk[some], found_nk], axis=1), self.most)
         best_Pk = best_Pk[: len(unit_ND)]
         best_Pk.sort(axis=1)
