@@ -69,7 +69,7 @@ def logistic(rows: Rows, num: int, repeats: int) -> Figures:
     taps = [rows.make(num, width, seed) for seed in range(num_taps)]
     strengths = [float(C) for C in np.geomspace(1e-4, 1e2, 10)]
     grid = [{"C": C, "standardise": False} for C in strengths]
-    sample = [1, 5, 8]
+    sample = [1, 5]
 
     def ours() -> list[Any]:
         return [fit_grid("logistic", grid, X, codes, kind="classes", seed=0) for X, codes in taps]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -166,28 +167,46 @@ class PerceptronNet(Net):
 def shared_outputs(weights_GKD: torch.Tensor, x_BD: torch.Tensor, bias_GK1: torch.Tensor) -> torch.Tensor:
     """Every member's outputs of the same rows as one product, shape (G, K, B)."""
     num_members, num_outputs, _ = weights_GKD.shape
-    out_MB = product(weights_GKD.flatten(0, 1), x_BD.T.contiguous(), bias_GK1.flatten())
+    out_MB = product(weights_GKD.flatten(0, 1), x_BD).add_(bias_GK1.flatten(0, 1))
     return out_MB.view(num_members, num_outputs, x_BD.shape[0])
 
 
 def shared_gradient(error_GKB: torch.Tensor, x_BD: torch.Tensor) -> torch.Tensor:
     """Gradient in every member's weights of the same rows as one product, shape (G, K, D)."""
-    return product(error_GKB.flatten(0, 1), x_BD).view(*error_GKB.shape[:2], x_BD.shape[1])
+    return product(error_GKB.flatten(0, 1), x_BD.T).view(*error_GKB.shape[:2], x_BD.shape[1])
 
 
-def product(a_MK: torch.Tensor, b_KN: torch.Tensor, bias_M: torch.Tensor | None = None) -> torch.Tensor:
-    """``a @ b + bias``; on the processor as a convolution of one place, in the same precision.
+def product(a_MK: torch.Tensor, b_NK: torch.Tensor) -> torch.Tensor:
+    """``a @ b.T``; float32 on the processor by oneDNN where torch has it, in the same precision.
 
-    torch's products come from MKL, which on processors that are not Intel's leaves half of their vector units
-    unused; its convolutions come from oneDNN, which does not (Zen 5, two cores: 2,048 x 256 x 256 in 1.23 ms and in
-    0.61). On CUDA convolutions would be rounded to TF32.
+    torch's own products come from MKL, which on processors that are not Intel's leaves half of their vector units
+    unused (Zen 5, two cores: 2,048 x 256 x 256 in 1.22 ms, by oneDNN in 0.54) and whose last bits depend on the number
+    of threads.
     """
     import torch
 
-    if a_MK.is_cpu and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        return torch.nn.functional.conv1d(b_KN[None], a_MK[:, :, None], bias_M)[0]
-    out_MN = a_MK @ b_KN
-    return out_MN if bias_M is None else out_MN.add_(bias_M[:, None])
+    multiply = _onednn() if a_MK.is_cpu and a_MK.dtype == torch.float32 else None
+    return a_MK @ b_NK.T if multiply is None else multiply(a_MK, b_NK)
+
+
+@cache
+def _onednn() -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None:
+    """oneDNN's ``a @ b.T``: the operator that torch.compile uses; None where this torch has none that works."""
+    import torch
+
+    linear = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    if linear is None or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return None
+
+    def multiply(a_MK: torch.Tensor, b_NK: torch.Tensor) -> torch.Tensor:
+        out_MN: torch.Tensor = linear(a_MK, b_NK, None, "none", [], "")
+        return out_MN
+
+    probe = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    try:
+        return multiply if torch.equal(multiply(probe, probe), probe @ probe.T) else None
+    except RuntimeError:
+        return None
 
 
 def uniform(shape: tuple[int, ...], fan_in: int, generator: torch.Generator) -> torch.Tensor:

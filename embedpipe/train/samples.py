@@ -276,8 +276,8 @@ def _check_classes(task: str, samples: TaskSamples) -> None:
     absent = [name for name, count in zip(samples.classes, counts, strict=True) if count == 0]
     if absent:
         raise DataError(
-            f"{task}: no training sample of class {_named(absent)} has a label and features; give it some, or drop "
-            "the class"
+            f"{task}: no training sample of class {_named(absent)} has a label and features"
+            f"{'' if samples.weight is None else ' and a weight above 0'}; give it some, or drop the class"
         )
     judged = np.unique(samples.truth[samples.val])
     if len(judged) < 2:

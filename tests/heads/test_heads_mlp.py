@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from embedpipe.heads import nets
 from embedpipe.heads.losses import errors, wanted_of
 from embedpipe.heads.mlp import MlpClassifierHead, MlpRegressorHead
-from embedpipe.heads.nets import Dropout, PerceptronNet
+from embedpipe.heads.nets import Dropout, PerceptronNet, product
 from embedpipe.heads.optimisers import AdamW
 from embedpipe.heads.registry import fit_grid
 from embedpipe.heads.rows import ArrayRows
@@ -162,3 +163,48 @@ def test_one_row_a_class_trains_on_all_of_them(features):
     head = MlpClassifierHead(hidden=16, epochs=30).fit(X, codes)
     assert head.num_epochs_ == 30
     assert not head.converged_
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 5, 7), (16, 256, 250), (520, 33, 64)])
+def test_products_are_torchs_and_have_the_same_bits_on_any_number_of_threads(shape):
+    rows, inner, columns = shape
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(rows, inner, generator=generator), torch.randn(columns, inner, generator=generator)
+    wanted = a.double() @ b.double().T
+    found = product(a, b)
+    torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(product(a, b.T.contiguous().T), found)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1 if threads > 1 else 2)
+        assert torch.equal(product(a, b), found)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_where_torch_has_no_such_product_its_own_is_taken(monkeypatch):
+    monkeypatch.setattr(nets, "_onednn", lambda: None)
+    a, b = torch.randn(3, 4), torch.randn(5, 4)
+    assert torch.equal(product(a, b), a @ b.T)
+    assert product(a.double(), b.double()).dtype == torch.float64
+
+
+@pytest.mark.parametrize("family", ["sgd", "mlp", "conv", "attentive", "layerwise"])
+def test_bits_depend_neither_on_where_rows_lie_in_memory_nor_on_what_was_fitted_before(features, family):
+    X, codes = features(90, 12, 3)
+    params = {"mlp": {"hidden": 7}, "conv": {"hidden": 3}, "attentive": {"queries": 1, "width": 3}}.get(
+        family, {}
+    )
+    params |= {"epochs": 4, "batch": 37} | ({"widths": (5, 7), "width": 3} if family == "layerwise" else {})
+    found = []
+    for offset in (0, 4, 16, 48):
+        memory = np.empty(X.nbytes + 128, np.uint8)
+        start = -memory.ctypes.data % 64 + offset
+        moved = memory[start : start + X.nbytes].view(X.dtype).reshape(X.shape)
+        moved[:] = X
+        if family in ("conv", "attentive"):
+            moved = moved.reshape(90, 3, 2, 2)
+        (head,) = fit_grid(family, [params], moved, codes, kind="classes", seed=0)
+        found.append(head.predict_proba(moved))
+    for other in found[1:]:
+        np.testing.assert_array_equal(other, found[0])
