@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 Precision = Literal["float32", "bfloat16", "float16"]
 Forward = Callable[[torch.Tensor], dict[str, torch.Tensor]]
+_Prepared = tuple[tuple[tuple[str, str, str], ...], torch.device, torch.dtype, bool]
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -96,6 +97,7 @@ class Backbone:
         self._taps = resolve_taps(name, taps, graph)
         self._output.check(f"params.yaml: backbones.{name}", self.tap_shapes_of_model())
         self._channels_last = any(isinstance(part, nn.Conv2d) for part in module.modules())
+        self._prepared: dict[_Prepared, nn.Module] = {}  # at most one
         self._take_in(inputs)
 
     def _take_in(self, inputs: Inputs) -> None:
@@ -276,13 +278,8 @@ class Backbone:
             raise ValueError("forward needs at least one tap")
         target = torch.device(device)
         dtype = _DTYPES[precision]
-        truncated = self._upto(tap_specs)
-        model: nn.Module = truncated if dtype is torch.float32 else lowered(truncated, dtype)
-        if target.type != "cpu" or (compiled and model is truncated):
-            model = copy.deepcopy(model).to(target)
+        model = self._prepare(tap_specs, target, dtype, compiled)
         channels_last, inputs, output = self._channels_last, self.inputs, self._output
-        if compiled:
-            model = self._graph.compiled(model)
 
         def run(x: torch.Tensor) -> dict[str, torch.Tensor]:
             self._check_input(x)
@@ -294,6 +291,23 @@ class Backbone:
                 return output.apply(features)
 
         return run
+
+    def _prepare(
+        self, tap_specs: Sequence[TapSpec], target: torch.device, dtype: torch.dtype, compiled: bool
+    ) -> nn.Module:
+        """The part that is needed, cast, on its device; the last one is kept, for probe and engine want the same."""
+        key = (tuple((spec.name, spec.node, spec.reduction) for spec in tap_specs), target, dtype, compiled)
+        if key in self._prepared:
+            return self._prepared[key]
+        self._prepared.clear()  # the memory of the one before is given back first
+        truncated = self._upto(tap_specs)
+        model: nn.Module = truncated if dtype is torch.float32 else lowered(truncated, dtype)
+        if target.type != "cpu" or (compiled and model is truncated):
+            model = copy.deepcopy(model).to(target)
+        if compiled:
+            model = self._graph.compiled(model)
+        self._prepared[key] = model
+        return model
 
     def _upto(self, tap_specs: Sequence[TapSpec]) -> nn.Module:
         return self._graph.truncated(

@@ -6,9 +6,6 @@ copied back on three streams, so that the thread that submits it is free at once
 
 from __future__ import annotations
 
-import contextlib
-import os
-import threading
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -181,14 +178,3 @@ class _OnCuda:
 
     def device_s(self) -> float:
         return float(self._began.elapsed_time(self._ended)) / 1e3
-
-
-def yield_to_others() -> None:
-    """Let the calling thread alone run only where a core is free (Linux; elsewhere nothing changes).
-
-    A forward pass splits its work evenly over the cores and waits for the last of them: a decoding thread that
-    takes one core for 2 ms makes all of them wait.
-    """
-    if hasattr(os, "setpriority"):
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)

@@ -25,7 +25,8 @@ import torch
 from embedpipe.errors import UnreadableSample
 from embedpipe.extract.batches import Batch, Embedded, Read, Staged, StepTimes
 from embedpipe.extract.bucketing import read_by_length
-from embedpipe.extract.engine import Engine, Pending, yield_to_others
+from embedpipe.extract.engine import Engine, Pending
+from embedpipe.extract.readers import open_readers
 from embedpipe.extract.turns import Turns
 
 WRITE_AHEAD = 2  # batches that may wait for the writer
@@ -69,7 +70,7 @@ def embed(
         free.put(engine.buffer())
     turns = Turns(engine.shares_cores and not by_length)
     yields = engine.shares_cores and not turns.taken
-    readers = ThreadPoolExecutor(decode_threads, initializer=yield_to_others if yields else None)
+    readers = open_readers(decode_threads, yields=yields)
     with _Writer(write, free, times, clock, gives_back=not by_length) as writer, readers:
         if by_length:
             reading = read_by_length(batches, read, readers, engine, prefetch, times, clock, stop)
