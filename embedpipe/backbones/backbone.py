@@ -146,6 +146,11 @@ class Backbone:
         """Whether `resampling_tensors` is possible: for images, and with this backbone's filter."""
         return isinstance(self.inputs, Preprocessing) and self.inputs.can_resample_tensors
 
+    @property
+    def takes_tensors(self) -> bool:
+        """Whether images may come decoded to tensors, uint8 (1 or 3, H, W)."""
+        return isinstance(self.inputs, Preprocessing) and self.inputs.takes_tensors
+
     def resampling_tensors(self) -> Backbone:
         """This backbone with its images resampled as tensors: another preprocessing, so another store."""
         assert isinstance(self.inputs, Preprocessing)

@@ -82,6 +82,11 @@ class Preprocessing:
         """Whether torchvision has the filter for tensors."""
         return self.interpolation in TENSOR_FILTERS
 
+    @property
+    def takes_tensors(self) -> bool:
+        """Whether `pixels` takes a decoded tensor too: a grey model's luminance is Pillow's to compute."""
+        return self.on_tensors and len(self.mean) == 3
+
     def override(self, options: PreprocessOptions | None, where: str) -> Preprocessing:
         """These steps with what params.yaml changes.
 
@@ -124,9 +129,20 @@ class Preprocessing:
             }
         )
 
-    def pixels(self, image: Image.Image) -> torch.Tensor:
-        """All steps on pixels: one image, mode RGB or L, to a uint8 tensor (C, H, W)."""
-        image = image.convert("L" if len(self.mean) == 1 else "RGB")
+    def pixels(self, image: Image.Image | torch.Tensor) -> torch.Tensor:
+        """All steps on pixels, to a uint8 tensor (C, H, W).
+
+        Parameters
+        ----------
+        image
+            Mode RGB or L; where `on_tensors`, also a uint8 tensor (1 or 3, H, W) for a model that takes 3 channels.
+        """
+        if isinstance(image, torch.Tensor):
+            assert self.takes_tensors
+            of_tensor_CHW: torch.Tensor = self._resampled(image)
+            return of_tensor_CHW.expand(len(self.mean), -1, -1)
+        mode = "L" if len(self.mean) == 1 else "RGB"
+        image = image if image.mode == mode else image.convert(mode)
         if self.on_tensors:
             resampled_CHW: torch.Tensor = self._resampled(F.pil_to_tensor(image))
             return resampled_CHW

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,9 @@ import torch
 from embedpipe.backbones.backbone import Backbone
 from embedpipe.extract.device import as_precision
 from embedpipe.extract.engine import Engine, open_engine
-from embedpipe.sources.base import Source
+from embedpipe.extract.jpeg import decode_as_tensor, tensor_decoder
+from embedpipe.sources.base import Encoded, Source
+from embedpipe.sources.decode import DECODER
 from embedpipe.spec import TapSpec
 
 
@@ -30,6 +33,8 @@ class Computer:
         Samples a forward pass.
     first_pass : int or None
         Samples of the first passes, where whole batches did not fit before.
+    decoder : str
+        Of images that lie as files, as the spec names it.
     """
 
     backbone: Backbone
@@ -40,6 +45,7 @@ class Computer:
     compiled: bool
     sources: Sequence[Source]
     first_pass: int | None = None
+    decoder: str = DECODER
     _engines: dict[tuple[str, ...], Engine] = field(default_factory=dict, repr=False)
     _ahead: dict[tuple[int, str, int], torch.Tensor] = field(default_factory=dict, repr=False)
 
@@ -47,7 +53,14 @@ class Computer:
         """What is staged of one sample, or of one window of it. Raises `UnreadableSample`."""
         if self._ahead and (staged := self._ahead.pop((source, locator, part), None)) is not None:
             return staged
-        return self.backbone.inputs.stage(self.sources[source].read(locator), part)
+        return self.backbone.inputs.stage(self._decoded(self.sources[source], locator), part)
+
+    def _decoded(self, source: Source, locator: str) -> Any:
+        if self.decoder == tensor_decoder() and isinstance(source, Encoded):
+            content = source.read_encoded(locator)
+            if content is not None:
+                return decode_as_tensor(content)
+        return source.read(locator)
 
     def read_ahead(self, source: int, locator: str, part: int = 0) -> None:
         """Read one row and keep what is staged of it until it is asked for. Raises as `read`."""

@@ -63,6 +63,11 @@ class ExtractOptions(StrictModel):
         "the time and differs by up to a grey level; auto takes tensor where the precision is less than float32, "
         "and keeps what a store was made with.",
     )
+    decoder: Literal["auto", "pillow", "torchcodec"] = Field(
+        "auto",
+        description="What decodes JPEG files where images are resized as tensors: torchcodec gives Pillow's pixels "
+        "in less time; auto takes it where it is installed, and keeps what a store was made with.",
+    )
     batch: Annotated[int, Field(ge=1, le=65536)] | Literal["auto"] = Field(
         32,
         description="Samples a forward pass; a number fixes the bits of each row whatever was added when, auto finds "

@@ -25,8 +25,8 @@ import torch
 from embedpipe.errors import UnreadableSample
 from embedpipe.extract.batches import Batch, Embedded, Read, Staged, StepTimes
 from embedpipe.extract.bucketing import read_by_length
+from embedpipe.extract.cores import open_readers, release_cores
 from embedpipe.extract.engine import Engine, Pending
-from embedpipe.extract.readers import open_readers
 from embedpipe.extract.turns import Turns
 
 WRITE_AHEAD = 2  # batches that may wait for the writer
@@ -68,9 +68,9 @@ def embed(
         0 if by_length else prefetch + WRITE_AHEAD + 2
     ):  # one in the forward pass, one being written
         free.put(engine.buffer())
-    turns = Turns(engine.shares_cores and not by_length)
+    turns = Turns(engine.shares_cores and not by_length, release_cores)
     yields = engine.shares_cores and not turns.taken
-    readers = open_readers(decode_threads, yields=yields)
+    readers = open_readers(decode_threads, spread=turns.taken, yields=yields)
     with _Writer(write, free, times, clock, gives_back=not by_length) as writer, readers:
         if by_length:
             reading = read_by_length(batches, read, readers, engine, prefetch, times, clock, stop)

@@ -19,10 +19,12 @@ from embedpipe.backbones.backbone import Backbone
 from embedpipe.backbones.staging import Staging
 from embedpipe.errors import ConfigError
 from embedpipe.extract.device import MAX_PRECISION_ERROR, as_precision, precision_errors, resolve_precision
+from embedpipe.extract.jpeg import tensor_decoder, works
 from embedpipe.extract.microbatch import Forward, search_batch
 from embedpipe.extract.options import ExtractOptions
 from embedpipe.extract.probe import probe_features
 from embedpipe.extract.seeding import Earlier
+from embedpipe.sources.base import Encoded, Source
 from embedpipe.sources.decode import DECODER
 from embedpipe.spec import BackboneSpec, TapSpec
 from embedpipe.store.disk import replace_file
@@ -74,13 +76,15 @@ def resolve(
     device: torch.device,
     stores_dir: Path,
     earlier: Sequence[Earlier],
+    sources: Sequence[Source] = (),
 ) -> Resolved:
-    """Decide precision and resampling, as an existing store has them or anew.
+    """Decide precision, resampling and decoder, as an existing store has them or anew.
 
     Raises
     ------
     ConfigError
-        If tensors are to be resampled by a filter that torchvision has for Pillow's images alone.
+        If tensors are to be resampled by a filter that torchvision has for Pillow's images alone, or to be decoded
+        by what is not installed.
     """
     tap_specs = backbone.tap_specs(extract.dtype)
     wanted = extract.precision
@@ -90,9 +94,10 @@ def resolve(
         wanted = "float32"
     precisions = ("bfloat16", "float16", "float32") if wanted == "auto" else (wanted,)
     possible = [
-        (made, precision, spec_of(made, precision, device))
+        (made, precision, spec_of(made, precision, device, decoder))
         for precision in precisions
         for made in _resamplings(backbone, extract.resample, precision)
+        for decoder in _decoders(made, extract.decoder, sources)
     ]
     known = {info.spec for info in find_groups(stores_dir)}
     adopted = next((one for one in possible if one[2] in known), None)
@@ -110,15 +115,24 @@ def resolve(
     if made is not backbone:
         builtin = Builtin(made, tap_specs, device)
     kept = errors if precision != "float32" else {}
-    return Resolved(made, spec_of(made, precision, device), builtin, kept, notes)
+    decoder = _decoders(made, extract.decoder, sources)[0]
+    if decoder != DECODER and extract.decoder == "auto" and not works():
+        decoder = DECODER
+    return Resolved(made, spec_of(made, precision, device, decoder), builtin, kept, notes)
 
 
-def spec_of(backbone: Backbone, precision: str, device: torch.device) -> BackboneSpec:
-    """What names the store of a backbone at this precision on this kind of device."""
+def spec_of(backbone: Backbone, precision: str, device: torch.device, decoder: str = DECODER) -> BackboneSpec:
+    """What names the store of a backbone at this precision on this kind of device.
+
+    Parameters
+    ----------
+    decoder
+        Of images that lie as files, unless the backbone has one of its own.
+    """
     return BackboneSpec(
         architecture=backbone.architecture,
         weights_digest=backbone.weights_digest,
-        decoder=backbone.inputs.decoder or DECODER,
+        decoder=backbone.inputs.decoder or decoder,
         preprocessing=backbone.preprocessing,
         precision=precision,
         device_kind=device.type,
@@ -138,6 +152,23 @@ def _resamplings(backbone: Backbone, wanted: str, precision: str) -> list[Backbo
         return [backbone.resampling_tensors()]
     both = [backbone, backbone.resampling_tensors()]
     return both if precision == "float32" else both[::-1]
+
+
+def _decoders(backbone: Backbone, wanted: str, sources: Sequence[Source]) -> list[str]:
+    """Each decoder that is possible, the one to begin with first."""
+    tensors = backbone.takes_tensors
+    found = tensor_decoder()
+    if wanted == "torchcodec" and tensors:
+        if found is None:
+            raise ConfigError(
+                "params.yaml: extract.decoder: expected torchcodec 0.16 or newer, found none; install "
+                "`embedpipe[torchcodec]`, or set extract.decoder to auto or pillow"
+            )
+        return [found]
+    if wanted == "pillow" or not tensors or found is None:
+        return [DECODER]
+    both = [DECODER, found]
+    return both[::-1] if any(isinstance(source, Encoded) for source in sources) else both
 
 
 def _precision_note(name: str, precision: str, errors: Mapping[str, float]) -> str:

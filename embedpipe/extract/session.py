@@ -238,7 +238,7 @@ def open_session(
     device = resolve_device(extract.device)
     before = [Earlier(store) for store in earlier]
     with _uncounted(backbone):
-        resolved = resolve(backbone, extract, device, stores_dir, before)
+        resolved = resolve(backbone, extract, device, stores_dir, before, wanted.sources)
     backbone, spec, notes = resolved.backbone, resolved.spec, list(resolved.notes)
     tap_specs = backbone.tap_specs(extract.dtype)
     with _uncounted(backbone):
@@ -263,7 +263,15 @@ def open_session(
         batch, found_notes = resolve_batch(extract.batch, spec, device, backbone.staging, forward, stores_dir)
         first_pass = known_pass(spec, device, batch, stores_dir)
         computer = Computer(
-            backbone, device, spec.precision, tap_specs, batch, extract.compile, wanted.sources, first_pass
+            backbone,
+            device,
+            spec.precision,
+            tap_specs,
+            batch,
+            extract.compile,
+            wanted.sources,
+            first_pass,
+            spec.decoder,
         )
         yield Session(
             name,

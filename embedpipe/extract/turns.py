@@ -24,6 +24,8 @@ class Turns:
     ----------
     taken : bool
         Whether they take turns at all: only where they want the same cores.
+    release
+        Called by the thread that computes, when a pass has ended and reading is to begin.
     clock, worked
         Seconds that passed; seconds that the calling thread computed.
     """
@@ -31,10 +33,11 @@ class Turns:
     def __init__(
         self,
         taken: bool,
+        release: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.perf_counter,
         worked: Callable[[], float] = time.thread_time,
     ) -> None:
-        self._taken, self._clock, self._worked = taken, clock, worked
+        self._taken, self._release, self._clock, self._worked = taken, release, clock, worked
         self._cores_free = threading.Event()
         self._cores_free.set()
         self._lock = threading.Lock()
@@ -68,6 +71,7 @@ class Turns:
         try:
             yield
         finally:
+            self._release()
             self._cores_free.set()
 
     def _judge(self, read_s: float, worked_s: float) -> None:

@@ -21,11 +21,13 @@ from embedpipe.backbones.backbone import Backbone
 from embedpipe.backbones.tokens import TokenInputs
 from embedpipe.errors import ConfigError, SpecMismatch
 from embedpipe.extract.device import resolve_device
+from embedpipe.extract.jpeg import decoders
 from embedpipe.extract.probe import check_probe
 from embedpipe.extract.resolve import Builtin, spec_of
 from embedpipe.extract.windows import with_windows
 from embedpipe.features.table import PublishedFeatures, open_features
 from embedpipe.params import did_you_mean
+from embedpipe.sources.decode import DECODER
 from embedpipe.spec import TapSpec
 from embedpipe.store.group import probe_path
 
@@ -110,7 +112,8 @@ def open_backbone(
     if windows is not None and isinstance(backbone.inputs, TokenInputs):
         backbone = with_windows(backbone, (windows["tokens"], windows["overlap"]), f"{store_dir}: windows")
     notes = []
-    for difference in stored.differences(spec_of(backbone, stored.precision, found_device)):
+    decoder = stored.decoder if stored.decoder in decoders() else DECODER
+    for difference in stored.differences(spec_of(backbone, stored.precision, found_device, decoder)):
         if difference.field not in ("device_kind", "decoder"):
             raise SpecMismatch(
                 f"params.yaml: backbones.{name}: {difference}: heads were trained on other features than this backbone "

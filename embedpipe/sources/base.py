@@ -199,6 +199,15 @@ class Fed(Protocol):
         ...
 
 
+@runtime_checkable
+class Encoded(Protocol):
+    """A source whose images are files of some format, so that they can be decoded otherwise than by `Source.read`."""
+
+    def read_encoded(self, locator: str) -> bytes | None:
+        """The file of one image; None where the sample is none. Raises as `Source.read`."""
+        ...
+
+
 # kind -> "module:options model:class"; the class is called with (options, access)
 REGISTRY: dict[str, str] = {
     "arrays": "embedpipe.sources.arrays:ArraysOptions:ArraysSource",

@@ -42,7 +42,7 @@ def decode(content: bytes) -> Image.Image:
     UnreadableSample
         With the reason.
     """
-    image = _open(content)
+    image = open_header(content)
     try:
         image.load()
         image = _rotated(image)
@@ -84,7 +84,7 @@ def check_header(content: bytes) -> None:
     UnreadableSample
         With the reason.
     """
-    _open(content)
+    open_header(content)
 
 
 def image_suffixes() -> frozenset[str]:
@@ -97,7 +97,8 @@ def image_suffixes() -> frozenset[str]:
     )
 
 
-def _open(content: bytes) -> Image.Image:
+def open_header(content: bytes) -> Image.Image:
+    """What the header of a file says: format, mode, size; pixels are not read yet. Raises as `check_header`."""
     if not content:
         raise UnreadableSample("empty file (0 bytes)")
     try:

@@ -124,6 +124,10 @@ class FolderSource:
         """One image, mode RGB or L."""
         return read_image(self.files, join(self.folder, locator))
 
+    def read_encoded(self, locator: str) -> bytes:
+        """The file of one image."""
+        return self.files.read(join(self.folder, locator))
+
     def notes(self) -> list[str]:
         return self._notes
 

@@ -16,7 +16,7 @@ from embedpipe.errors import ConfigError, DataError, UnreadableSample
 from embedpipe.params import StrictModel
 from embedpipe.progress import Progress, silent
 from embedpipe.sources.arrays import ArraysOptions
-from embedpipe.sources.base import Access, Modality, Scanned, Seen, Source, expanded, open_source
+from embedpipe.sources.base import Access, Encoded, Modality, Scanned, Seen, Source, expanded, open_source
 from embedpipe.sources.folder import FolderOptions
 from embedpipe.sources.glyphs import GlyphsOptions
 from embedpipe.sources.hdf5 import Hdf5Options
@@ -105,12 +105,22 @@ class SeveralSource:
 
     def read(self, locator: str) -> Image.Image | str:
         """One sample of the source that the locator names."""
+        source, locator = self._source(locator)
+        return source.read(locator)
+
+    def read_encoded(self, locator: str) -> bytes | None:
+        """The file of one image; None where its source has none."""
+        source, locator = self._source(locator)
+        return source.read_encoded(locator) if isinstance(source, Encoded) else None
+
+    def _source(self, locator: str) -> tuple[Source, str]:
+        """The source that a locator names, and the locator there."""
         name, _, rest = locator.partition("/")
         if name not in self.sources:
             raise UnreadableSample(
                 f"expected a locator that starts with {', '.join(self.sources)}, found {locator!r}"
             )
-        return self.sources[name].read(rest)
+        return self.sources[name], rest
 
     def notes(self) -> list[str]:
         return [f"{name}: {note}" for name, source in self.sources.items() for note in source.notes()]

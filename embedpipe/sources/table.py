@@ -123,12 +123,22 @@ class TableSource:
 
     def read(self, locator: str) -> Image.Image | str:
         """One text, or one image in mode RGB or L."""
-        modality: str = self.modalities[0]
-        if len(self.modalities) > 1:
-            modality, _, locator = locator.partition(":")
+        modality, locator = self._parsed(locator)
         if modality == "image":
             return read_image(self.files, join(self.images, locator))
         return self._read_text(locator)
+
+    def read_encoded(self, locator: str) -> bytes | None:
+        """The file of one image; None for a text."""
+        modality, locator = self._parsed(locator)
+        return self.files.read(join(self.images, locator)) if modality == "image" else None
+
+    def _parsed(self, locator: str) -> tuple[str, str]:
+        """Modality, and where it lies."""
+        if len(self.modalities) == 1:
+            return self.modalities[0], locator
+        modality, _, at = locator.partition(":")
+        return modality, at
 
     def _read_text(self, locator: str) -> str:
         name, _, row = locator.rpartition("#")

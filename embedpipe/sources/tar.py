@@ -134,6 +134,16 @@ class TarSource:
 
     def read(self, locator: str) -> Image.Image | str:
         """One image in mode RGB or L, or one text."""
+        modality, content = self._read(locator)
+        return decode(content) if modality == "image" else _text(content)
+
+    def read_encoded(self, locator: str) -> bytes | None:
+        """The member that is one image; None for a text."""
+        modality, content = self._read(locator)
+        return content if modality == "image" else None
+
+    def _read(self, locator: str) -> tuple[str, bytes]:
+        """Modality and content of one member."""
         modality: str = self.modalities[0]
         if len(self.modalities) > 1:
             modality, _, locator = locator.partition(":")
@@ -143,7 +153,7 @@ class TarSource:
             raise UnreadableSample(
                 f"cut short: expected {nbytes:,} bytes at {offset:,} of {shard}, found {len(content):,}"
             )
-        return decode(content) if modality == "image" else _text(content)
+        return modality, content
 
     def notes(self) -> list[str]:
         return self._notes

@@ -13,6 +13,7 @@ import numpy as np
 
 from embedpipe.backbones.backbone import Backbone
 from embedpipe.errors import ProbeMismatch, SpecMismatch
+from embedpipe.extract.jpeg import decoders
 from embedpipe.features.card import BackboneCard
 from embedpipe.sources.decode import DECODER
 
@@ -54,7 +55,7 @@ def as_stored(backbone: Backbone, card: BackboneCard, where: str) -> Backbone:
         ("architecture", backbone.architecture, spec.architecture),
         ("weights", backbone.weights_digest, spec.weights_digest),
         ("preprocessing", backbone.preprocessing, spec.preprocessing),
-        ("decoder", DECODER, spec.decoder),
+        ("decoder", spec.decoder if spec.decoder in decoders() else DECODER, spec.decoder),
     ):
         if mine != there:
             raise SpecMismatch(

@@ -58,7 +58,7 @@ def test_with_cores_of_its_own_nothing_waits() -> None:
 @pytest.mark.parametrize(("worked_s", "taken"), [(0.04, False), (0.16, True)])
 def test_reading_that_mostly_waits_goes_on_beside_the_pass(worked_s: float, taken: bool) -> None:
     clock, worked = Clock(), Clock()
-    turns = Turns(True, clock, worked)
+    turns = Turns(True, clock=clock, worked=worked)
     with turns.reading():
         clock.now += 0.2
         worked.now += worked_s
@@ -66,3 +66,13 @@ def test_reading_that_mostly_waits_goes_on_beside_the_pass(worked_s: float, take
     with turns.computing():
         _, begun = read_in_a_thread(turns)
         assert begun.wait(0.05 if taken else 10) is not taken
+
+
+def test_the_cores_are_released_before_readers_begin_also_after_a_pass_that_failed() -> None:
+    seen: list[bool] = []
+    turns = Turns(True, lambda: seen.append(begun.is_set()))
+    with pytest.raises(MemoryError), turns.computing():
+        thread, begun = read_in_a_thread(turns)
+        raise MemoryError
+    thread.join()
+    assert seen == [False] and begun.is_set()

@@ -6,7 +6,10 @@ import shutil
 import numpy as np
 import projects
 import pytest
+from PIL import Image
 
+from embedpipe.extract.jpeg import tensor_decoder
+from embedpipe.sources.decode import DECODER
 from embedpipe.steps.ingest import ingest_dataset
 from embedpipe.workspace import Workspace
 
@@ -92,6 +95,83 @@ def test_auto_is_float32_for_pixels_which_are_multiplied_by_nothing(cli, ingeste
         for name in ("net", "pixels")
     }
     assert found == {"net": "bfloat16", "pixels": "float32"}
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """A project over a folder of JPEG files, one of them damaged, listed and not embedded."""
+    root = tmp_path / "photographs"
+    generator = np.random.default_rng(0)
+    (root / "photos").mkdir(parents=True)
+    for i in range(9):
+        pixels = generator.integers(0, 256, (40 + i, 50, 3) if i % 2 else (40, 50 + i), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / f"photos/{i}.jpg", quality=95)
+    (root / "photos/5.jpg").write_bytes((root / "photos/6.jpg").read_bytes()[:-40])
+    params = projects.small_params()
+    params["datasets"] = {"photos": {"source": {"kind": "folder", "path": "photos"}}}
+    params["tasks"] = {"which": {"on": "photos", "labels": "labels.csv", "column": "label"}}
+    params["backbones"]["net"] = {
+        "model": "torchvision:resnet18",
+        "weights": "random:0",
+        "taps": {"layer1": ["gap"]},
+        "preprocess": {"resize_px": 32, "crop_px": 32},
+    }
+    params["extract"].update(precision="bfloat16", max_failed=0.2)
+    projects.write_params(root, params)
+    ingest_dataset(Workspace(root, root / ".embedpipe"), "photos")
+    return root, params
+
+
+@pytest.mark.skipif(tensor_decoder() is None, reason="torchcodec is not installed")
+def test_torchcodec_and_pillow_give_the_same_bytes_and_each_is_named_in_the_spec(cli, photographs):
+    root, params = photographs
+    extract(cli, root)
+    by_torchcodec, failed = card(root)["spec"], (root / "data/features/net/failed.csv").read_text()
+    expected = shards(root)
+    assert by_torchcodec["decoder"] == tensor_decoder() and "5.jpg,truncated" in failed
+    params["extract"]["decoder"] = "pillow"
+    projects.write_params(root, params)
+    _, err = extract(cli, root)
+    assert "expected decoder torchcodec" in err and "8 embedded" in err
+    assert card(root)["spec"] == {**by_torchcodec, "decoder": DECODER}
+    assert (root / "data/features/net/failed.csv").read_text() == failed
+    found = shards(root)
+    blocks = [path for path in expected if path.startswith("layer1.gap/")]
+    assert blocks
+    assert {path: found[path] for path in blocks} == {path: expected[path] for path in blocks}
+
+
+@pytest.mark.skipif(tensor_decoder() is None, reason="torchcodec is not installed")
+def test_auto_keeps_the_decoder_that_a_store_was_made_with(cli, photographs):
+    root, params = photographs
+    params["extract"]["decoder"] = "pillow"
+    projects.write_params(root, params)
+    extract(cli, root)
+    made = card(root)["spec"]
+    params["extract"]["decoder"] = "auto"
+    projects.write_params(root, params)
+    _, err = extract(cli, root)
+    assert card(root)["spec"] == made and "0 embedded" in err
+
+
+def test_a_decoder_that_is_not_installed_is_refused_and_auto_does_without(cli, photographs, monkeypatch):
+    root, params = photographs
+    monkeypatch.setattr("embedpipe.extract.resolve.tensor_decoder", lambda: None)
+    monkeypatch.setattr("embedpipe.extract.computer.tensor_decoder", lambda: None)
+    params["extract"]["decoder"] = "torchcodec"
+    projects.write_params(root, params)
+    code, _, err = cli(root, "extract", "net")
+    assert code == 2 and "extract.decoder: expected torchcodec 0.16 or newer, found none" in err
+    params["extract"]["decoder"] = "auto"
+    projects.write_params(root, params)
+    extract(cli, root)
+    assert card(root)["spec"]["decoder"] == DECODER
+
+
+def test_samples_that_are_no_files_are_decoded_by_none_of_them(cli, ingested):
+    set_extract(ingested, precision="bfloat16")
+    extract(cli, ingested)
+    assert card(ingested)["spec"]["decoder"] == DECODER
 
 
 def test_a_batch_is_searched_once_and_remembered(cli, ingested):
