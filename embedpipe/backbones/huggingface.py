@@ -33,12 +33,12 @@ from embedpipe.backbones.hooked import (
     observe_images,
 )
 from embedpipe.backbones.hub import Found, find_folder, first_line, missing_extra, weight_files
-from embedpipe.backbones.image_steps import of_processor
 from embedpipe.backbones.inputs import Inputs
 from embedpipe.backbones.models import build_seeded
 from embedpipe.backbones.opening import Opened, freeze
 from embedpipe.backbones.options import BackboneOptions
 from embedpipe.backbones.positions import PositionLookups
+from embedpipe.backbones.processors import steps_of_folder
 from embedpipe.backbones.staging import PADDING
 from embedpipe.backbones.tokens import FastEncoder, SlowEncoder, TokenInputs
 from embedpipe.backbones.weights import load_into, read_state_dict
@@ -320,15 +320,7 @@ def _image(
     module: nn.Module, found: Found, options: BackboneOptions, where: str
 ) -> tuple[Inputs, HookedModel]:
     image_px = getattr(module.config, "image_size", None)
-    raw = found.optional("preprocessor_config.json") or found.optional("processor_config.json").get(
-        "image_processor", {}
-    )
-    if not raw and options.preprocess is None:
-        raise ConfigError(
-            f"{where}: {found.folder}: expected preprocessor_config.json, which says how images are prepared, found "
-            "none; add it, or set preprocess: {resize_px, crop_px, mean, std}"
-        )
-    base = of_processor(raw, image_px if isinstance(image_px, int) else None, where)
+    base = steps_of_folder(found, options, image_px if isinstance(image_px, int) else None, where)
     inputs = base.override(options.preprocess, where)
     takes_noise = "noise" in inspect.signature(module.forward).parameters
     patch_px = getattr(module.config, "patch_size", None)

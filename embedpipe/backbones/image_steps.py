@@ -13,21 +13,25 @@ from embedpipe.backbones.preprocessing import Preprocessing
 from embedpipe.errors import ConfigError
 
 _FILTERS = {
-    0: "nearest",
+    0: "nearest-exact",  # to Pillow both are one; on tensors this is the one that Pillow does
     1: "lanczos",
     2: "bilinear",
     3: "bicubic",
     4: "box",
     5: "hamming",
 }  # Pillow's numbers
-_NAMES = {*_FILTERS.values(), "nearest-exact"}
+REMEDY = "wrap the model with a python: factory, or say all yourself with preprocess: {resize_px, crop_px, mean, std}"
+_NAMES = {*_FILTERS.values(), "nearest"}
 
 
 def of_processor(raw: Mapping[str, Any], image_px: int | None, where: str) -> Preprocessing:
-    """Of an image processor of transformers: the content of its ``preprocessor_config.json``.
+    """Of an image processor of transformers: what it says of itself, or else its ``preprocessor_config.json``.
 
     Parameters
     ----------
+    raw
+        With the defaults of its class. Of a file alone, a size that is a bare number means what it meant for most
+        classes: both sides, or the shorter one where a crop follows.
     image_px
         Side of the input by the model's own configuration, where the processor names no size.
 
@@ -41,18 +45,21 @@ def of_processor(raw: Mapping[str, Any], image_px: int | None, where: str) -> Pr
         for key in ("do_pad", "do_reduce_labels", "do_flip_channel_order", "do_rescale_offset")
         if raw.get(key)
     ]
-    if not raw.get("do_rescale", True):
-        unusual.append("do_rescale: false")
+    unusual += [f"{key}: false" for key in ("do_rescale", "do_resize") if not raw.get(key, True)]
     if abs(float(raw.get("rescale_factor", 1 / 255)) * 255 - 1) > 1e-3:
         unusual.append(f"rescale_factor: {raw['rescale_factor']}")
+    crops = bool(raw.get("do_center_crop"))
+    size, crop = raw.get("size"), raw.get("crop_size") if crops else None
+    found = _resize(size, crops)
+    if size is not None and found is None:
+        unusual.append(f"size: {_shown(size)}")
+    if crop is not None and _side(crop) is None:
+        unusual.append(f"crop_size: {_shown(crop)}")
     if unusual:
         raise ConfigError(
-            f"{where}: the model's image processor asks for {', '.join(unusual)}, which is not done here; wrap the "
-            "model with a python: factory"
+            f"{where}: the model's image processor asks for {', '.join(unusual)}, which is not done here; {REMEDY}"
         )
-    size = raw.get("size") if raw.get("do_resize", True) else None
-    crop = raw.get("crop_size") if raw.get("do_center_crop") else None
-    resize_px, squash = _resize(size, squash=not raw.get("do_center_crop"))
+    resize_px, squash, longest_px = found or (None, False, None)
     crop_px = _side(crop) or resize_px or image_px
     if crop_px is None:
         raise ConfigError(f"{where}: the model's files name no image size; set preprocess.crop_px")
@@ -63,12 +70,17 @@ def of_processor(raw: Mapping[str, Any], image_px: int | None, where: str) -> Pr
         squash, crop_px = resize_px >= 384, resize_px
         resize_px = resize_px if squash else int(resize_px / float(raw["crop_pct"]))
     normalise = raw.get("do_normalize", True)
-    mean = _numbers(raw.get("image_mean"), 0.5) if normalise else (0.0,) * 3
-    std = _numbers(raw.get("image_std"), 0.5) if normalise else (1.0,) * 3
     resample = raw.get("resample", 2)
-    name = _FILTERS.get(resample, "bilinear") if isinstance(resample, int) else str(resample)
+    name = _FILTERS.get(int(resample), "bilinear") if isinstance(resample, int) else str(resample)
     return Preprocessing(
-        max(resize_px, crop_px), crop_px, mean, std, name if name in _NAMES else "bilinear", squash=squash
+        resize_px,
+        crop_px,
+        _numbers(raw.get("image_mean"), 0.5) if normalise else (0.0,) * 3,
+        _numbers(raw.get("image_std"), 0.5) if normalise else (1.0,) * 3,
+        name if name in _NAMES else "bilinear",
+        squash=squash,
+        longest_px=longest_px,
+        crop_floor=not (squash and resize_px == crop_px),  # of what is not cropped nothing is rounded
     )
 
 
@@ -94,15 +106,26 @@ def of_data_config(raw: Mapping[str, Any], where: str) -> Preprocessing:
         tuple(float(value) for value in raw["std"]),
         name,
         squash=raw.get("crop_mode") == "squash",
+        border=raw.get("crop_mode") == "border",
     )
 
 
-def _resize(size: object, *, squash: bool) -> tuple[int | None, bool]:
-    """(side, whether both sides are resized to it); a bare number, in older files, says so by what follows."""
-    if isinstance(size, Mapping) and "shortest_edge" in size:
-        return int(size["shortest_edge"]), False
+def _resize(size: object, crops: bool) -> tuple[int, bool, int | None] | None:
+    """(side, whether both sides are resized to it, most that the longer one may have); None for other ways."""
+    if isinstance(size, Mapping):
+        given = {key: value for key, value in size.items() if value is not None}
+        if set(given) in ({"shortest_edge"}, {"shortest_edge", "longest_edge"}):
+            longest = given.get("longest_edge")
+            return int(given["shortest_edge"]), False, None if longest is None else int(longest)
+        size = given if set(given) == {"height", "width"} else None
     side = _side(size)
-    return side, side is not None and (squash or isinstance(size, Mapping))
+    return None if side is None else (side, isinstance(size, Mapping) or not crops, None)
+
+
+def _shown(size: object) -> str:
+    if isinstance(size, Mapping):
+        return ", ".join(f"{key} {value}" for key, value in size.items() if value is not None)
+    return str(size)
 
 
 def _side(size: object) -> int | None:

@@ -1,7 +1,8 @@
 """From a decoded image to a model's input: resize, centre crop, scale to 0…1, normalise.
 
-The same steps, to the bit, as the transforms that torchvision ships with its weights; or, where a store is made
-so, with the resampling done on tensors, which takes a fifth of the time and differs by up to a grey level.
+The same steps, to the bit, as the transforms that torchvision ships with its weights, or as timm's and transformers'
+own; or, where a store is made so, with the resampling done on tensors, which takes a fifth of the time and differs by
+up to a grey level.
 """
 
 # N samples, C channels, H W height and width
@@ -45,6 +46,14 @@ class Preprocessing:
         Whether torchvision resamples tensors, or Pillow its images.
     squash : bool
         Whether both sides are resized to `resize_px`, whatever the aspect ratio.
+    border : bool
+        Whether the longer side is resized to `resize_px`, so that the whole image is seen, and what lacks to a square
+        is filled with the mean colour: timm's crop mode ``border``.
+    longest_px : int or None
+        Most that the longer side may have after resizing: then the shorter one has less than `resize_px`.
+    crop_floor : bool
+        Whether a crop off the middle by half a pixel lies towards the upper left, as transformers has it; torchvision
+        rounds half to even.
     """
 
     resize_px: int
@@ -54,6 +63,9 @@ class Preprocessing:
     interpolation: str = "bilinear"
     on_tensors: bool = False
     squash: bool = False
+    border: bool = False
+    longest_px: int | None = None
+    crop_floor: bool = False
 
     modality: ClassVar[str] = "image"
     decoder: ClassVar[str | None] = None  # the one that sources decode images with
@@ -72,10 +84,13 @@ class Preprocessing:
         """Canonical JSON: equal steps give equal text."""
         steps = dataclasses.asdict(self)
         resampler: dict[str, Any] = {"resampler": "torchvision tensor"} if steps.pop("on_tensors") else {}
-        if not steps.pop("squash"):  # as before there was a choice
-            return canonical_json({**steps, "antialias": True, **resampler})
-        resampler["aspect"] = "squashed"
-        return canonical_json({**steps, "antialias": True, **resampler})
+        # what is usual is not said, as before there was a choice
+        squash, border, floor = (steps.pop(name) for name in ("squash", "border", "crop_floor"))
+        if steps["longest_px"] is None:
+            del steps["longest_px"]
+        aspect = {"aspect": "squashed"} if squash else {"aspect": "bordered"} if border else {}
+        crop = {"crop": "floor"} if floor else {}
+        return canonical_json({**steps, "antialias": True, **resampler, **aspect, **crop})
 
     @property
     def can_resample_tensors(self) -> bool:
@@ -110,7 +125,7 @@ class Preprocessing:
         if "resize_px" in given and "crop_px" not in given:
             given["crop_px"] = min(self.crop_px, given["resize_px"])
         changed = dataclasses.replace(self, **given)
-        if changed.crop_px > changed.resize_px:
+        if changed.crop_px > changed.resize_px and given:
             raise ConfigError(
                 f"{where}.preprocess: crop_px {changed.crop_px} is larger than resize_px "
                 f"{changed.resize_px}, which would pad the image with black; make resize_px at least as large"
@@ -169,6 +184,39 @@ class Preprocessing:
         return self.normalise(self.pixels(image))
 
     def _resampled(self, image: Any) -> Any:
-        size = [self.resize_px] * (2 if self.squash else 1)
+        size = self._size(*F.get_size(image))
         image = F.resize(image, size, interpolation=InterpolationMode(self.interpolation), antialias=True)
+        if self.border or self.crop_floor:
+            return self._cropped(image)
         return F.center_crop(image, [self.crop_px, self.crop_px])
+
+    def _size(self, height: int, width: int) -> list[int]:
+        """Height and width after resizing; one number for the shorter side alone."""
+        if self.squash:
+            return [self.resize_px, self.resize_px]
+        if self.border:
+            ratio = max(height, width) / self.resize_px
+            return [round(height / ratio), round(width / ratio)]
+        shorter, longer = min(height, width), max(height, width)
+        if self.longest_px is None or longer / shorter * self.resize_px <= self.longest_px:
+            return [self.resize_px]
+        exact = self.longest_px * shorter / longer
+        short, long = round(exact), int(exact * longer / shorter)
+        if shorter == short:  # transformers then leaves the image as it is
+            return [height, width]
+        return [short, long] if height <= width else [long, short]
+
+    def _cropped(self, image: Any) -> Any:
+        """The centre of an image, padded where it is smaller: with the mean colour, or black."""
+        height, width = F.get_size(image)
+        down, across = max(0, self.crop_px - height), max(0, self.crop_px - width)
+        if down or across:
+            fill: Any = [round(255 * value) if self.border else 0 for value in self.mean]
+            if not isinstance(image, torch.Tensor):
+                fill = fill[0] if len(fill) == 1 else tuple(fill)
+            padding = [across // 2, down // 2, across - across // 2, down - down // 2]
+            image = F.pad(image, padding, fill=fill)
+            height, width = F.get_size(image)
+        spare = (height - self.crop_px, width - self.crop_px)
+        top, left = (one // 2 if self.crop_floor else round(one / 2) for one in spare)
+        return F.crop(image, top, left, self.crop_px, self.crop_px)

@@ -191,11 +191,19 @@ def _steps(one: Mapping[str, Any]) -> str:
         )
     colours = "grey" if len(one["mean"]) == 1 else "RGB"
     by = "torchvision's tensors" if one.get("on_tensors") else "Pillow"
-    sides = "both sides" if one.get("squash") else "the shorter side"
+    sides = (
+        "both sides" if one.get("squash") else "the longer side" if one.get("border") else "the shorter side"
+    )
+    crop = f"crop the centre to {one['crop_px']}×{one['crop_px']} px"
+    if one.get("longest_px"):
+        sides += f" (the longer one to at most {one['longest_px']} px)"
+    if one.get("border"):
+        crop += ", where it is smaller with borders of the mean colour"
+    if one.get("crop_floor"):
+        crop += ", half pixels rounded down"
     return (
         f"- for `{one['backbone']}`: decode to {colours} (alpha over white, EXIF rotation applied), resize {sides} "
-        f"to {one['resize_px']} px ({one['interpolation']}, antialiased, by {by}), crop the centre to "
-        f"{one['crop_px']}×{one['crop_px']} px"
+        f"to {one['resize_px']} px ({one['interpolation']}, antialiased, by {by}), {crop}"
     )
 
 

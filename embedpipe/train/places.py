@@ -29,6 +29,8 @@ def seen_share(card: BackboneCard) -> float:
     """
     try:
         steps = json.loads(card.spec.preprocessing)
+        if steps.get("aspect") == "bordered" or "longest_px" in steps:
+            raise ValueError("the square is of another part of each image")
         return min(1.0, float(steps["crop_px"]) / float(steps["resize_px"]))
     except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
         raise ConfigError(
