@@ -20,9 +20,10 @@ from torch import nn
 
 from embedpipe.backbones.code import code_digest
 from embedpipe.backbones.graph import block_names
-from embedpipe.backbones.hooked import HookedModel, Layers, mask_of, observe
+from embedpipe.backbones.hooked import HookedModel, Layers, mask_of
 from embedpipe.backbones.hub import first_line
 from embedpipe.backbones.models import build_seeded
+from embedpipe.backbones.observed import observe
 from embedpipe.backbones.opening import Opened, freeze
 from embedpipe.backbones.options import BackboneOptions
 from embedpipe.backbones.staging import PADDING, Staging

@@ -22,19 +22,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from embedpipe.backbones.hooked import (
-    BEFORE,
-    Call,
-    HookedModel,
-    Layers,
-    Observed,
-    mask_of,
-    observe,
-    observe_images,
-)
+from embedpipe.backbones.hooked import BEFORE, HookedModel, Layers, mask_of
 from embedpipe.backbones.hub import Found, find_folder, first_line, missing_extra, weight_files
 from embedpipe.backbones.inputs import Inputs
 from embedpipe.backbones.models import build_seeded
+from embedpipe.backbones.observed import Call, Observed, observe, observe_images
 from embedpipe.backbones.opening import Opened, freeze
 from embedpipe.backbones.options import BackboneOptions
 from embedpipe.backbones.positions import PositionLookups

@@ -21,8 +21,9 @@ import torch
 from torch import nn
 
 from embedpipe.backbones.graph import block_names
-from embedpipe.backbones.hooked import HookedModel, Layers, observe
+from embedpipe.backbones.hooked import HookedModel, Layers
 from embedpipe.backbones.hub import first_line
+from embedpipe.backbones.observed import observe
 from embedpipe.backbones.opening import Opened
 from embedpipe.backbones.options import BackboneOptions
 from embedpipe.backbones.preprocessing import Preprocessing

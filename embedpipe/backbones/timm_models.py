@@ -14,10 +14,11 @@ import torch
 from torch import nn
 
 from embedpipe.backbones.graph import block_names
-from embedpipe.backbones.hooked import HookedModel, Layers, Observed, observe_images
+from embedpipe.backbones.hooked import HookedModel, Layers
 from embedpipe.backbones.hub import Found, find_folder, is_on_hub, missing_extra, weight_files
 from embedpipe.backbones.image_steps import of_data_config
 from embedpipe.backbones.models import build_seeded
+from embedpipe.backbones.observed import Observed, observe_images
 from embedpipe.backbones.opening import Opened, freeze
 from embedpipe.backbones.options import BackboneOptions
 from embedpipe.backbones.weights import load_into, read_state_dict

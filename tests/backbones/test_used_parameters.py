@@ -6,7 +6,8 @@ import torch
 import torchvision
 from torch import nn
 
-from embedpipe.backbones.hooked import HookedModel, Layers, observe
+from embedpipe.backbones.hooked import HookedModel, Layers
+from embedpipe.backbones.observed import observe
 from embedpipe.errors import WeightsError
 
 X = torch.zeros((2, 3, 8))
