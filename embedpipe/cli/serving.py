@@ -89,7 +89,11 @@ def bundle(
     ] = None,
     formats: Annotated[
         list[str] | None,
-        typer.Option("--format", help="safetensors (always), pt2, onnx; default: all that can be written."),
+        typer.Option(
+            "--format",
+            help="safetensors (models of torchvision and glyphnet, always), pt2 (others, always), onnx; "
+            "default: all that can be written.",
+        ),
     ] = None,
     licence: Annotated[
         str | None, typer.Option(help="Licence of the bundle, for its card, such as Apache-2.0.")
