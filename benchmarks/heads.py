@@ -7,9 +7,9 @@ Features are of scikit-learn's digits, embedded by the default run's backbone (`
 any published store and its manifest. Where a figure needs more rows than there are, the rows are repeated with noise
 of a tenth of each column's spread; where it needs more columns, they are mixed into as many by one random matrix and
 rectified, which leaves them as correlated as a network's are. Medians over repeats, ours and theirs by turns; a
-reference that would take minutes is timed on a sample, which the result names. All of it takes eleven minutes. Ends with one JSON object of named
-figures; `--into` adds them to those of a file, so that parts can be run one at a time. `--quick` runs every part on a
-tenth of the rows, once: it proves the script, its ratios say nothing.
+reference that would take minutes is timed on a sample, which the result names. All of it takes eleven minutes. Ends
+with one JSON object of named figures; `--into` adds them to those of a file, so that parts can be run one at a time.
+`--quick` runs every part on a tenth of the rows, once: it proves the script, its ratios say nothing.
 """
 
 from __future__ import annotations
