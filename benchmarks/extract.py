@@ -14,9 +14,10 @@ decode_share     core time of decoding / of the bare loop: what extraction must 
 vs_naive         / a DataLoader (the better of 0 and 2 workers), the transform, float32, hooks, np.save; in a process
                  of its own, so that nothing that extraction sets reaches it
 truncation_ratio time to layer2 alone / to both taps
-append_cost      time for 1 % more samples / for all
+append_cost      time for 1 % more samples / for all; as many as a batch, which is computed whole however few there are
 array_overhead   time of one --task 1/1 / of a plain run
-dask_overhead    time of dask with one worker / of a plain run, of one batch taken off both (workers start in that)
+dask_overhead    time of dask with one worker / of a plain run, of one batch taken off both (workers start in that), in
+                 blocks of 8 batches (the default's hold 16,384 of these rows)
 dask_2_workers   the same with two workers, which share the cores
 peak_rss_growth  peak memory with 4 N samples / with N
 vs_peer          / thingsvision, by the Python given with --peer
@@ -52,7 +53,8 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 from embedpipe.backbones import BackboneOptions, load_backbone
 from embedpipe.backbones.backbone import Backbone, Precision
 from embedpipe.extract.device import has_bfloat16, resolve_device
-from embedpipe.sources.decode import decode
+from embedpipe.extract.jpeg import decode_as_tensor, tensor_decoder
+from embedpipe.sources.decode import DECODER, decode
 from embedpipe.steps.extract import extract_features, extract_part
 from embedpipe.steps.ingest import ingest_dataset
 from embedpipe.workspace import Workspace
@@ -271,12 +273,13 @@ def decode_s(root: Path, model: str, photos: Path, num: int = 64) -> float:
     """Seconds that reading, decoding and resampling one image takes one core."""
     backbone = open_backbone(root, photos, model)
     made = backbone.resampling_tensors() if precision() != "float32" else backbone
+    read = decode_as_tensor if made.takes_tensors and tensor_decoder() else decode
     paths = sorted(photos.rglob("*.jpg"))[:num]
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         for _ in range(2):  # the first time warms up
-            seconds = timed(lambda: [made.inputs.stage(decode(path.read_bytes()), 0) for path in paths])
+            seconds = timed(lambda: [made.inputs.stage(read(path.read_bytes()), 0) for path in paths])
     finally:
         torch.set_num_threads(before)
     return seconds / len(paths)
@@ -373,15 +376,15 @@ def append_cost(root: Path, photos: Path, batch: int, repeats: int) -> dict[str,
 
 
 def dask_overhead(root: Path, photos: Path, batch: int, repeats: int) -> dict[str, float]:
-    """Time of dask with one and with two workers / of a plain run, in blocks of two batches."""
+    """Time of dask with one and with two workers / of a plain run, in blocks of eight batches."""
     from embedpipe.store import layout
 
     few, some = root / "few", root / "some"
-    for folder, num in ((few, batch), (some, 16 * batch)):
+    for folder, num in ((few, batch), (some, 32 * batch)):
         folder.mkdir()
         for path in sorted(photos.rglob("*.jpg"))[:num]:
             os.link(path, folder / path.name)
-    before, layout.MAX_SHARD_ROWS = layout.MAX_SHARD_ROWS, 1 << (2 * batch).bit_length() - 1
+    before, layout.MAX_SHARD_ROWS = layout.MAX_SHARD_ROWS, 1 << (8 * batch).bit_length() - 1
     try:
         arms = {}
         for name, options in (
@@ -401,6 +404,7 @@ def dask_overhead(root: Path, photos: Path, batch: int, repeats: int) -> dict[st
     median = {key: statistics.median(values) for key, values in spent.items()}
     net = {name: median[name, "all"] - median[name, "few"] for name in ("serial", "dask1", "dask2")}
     return {
+        "dask_block": 8 * batch,
         "dask_overhead": net["dask1"] / net["serial"],
         "dask_2_workers": net["dask2"] / net["serial"],
         "dask_start_s": median["dask1", "few"] - median["serial", "few"],
@@ -484,6 +488,7 @@ def machine() -> dict[str, object]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "bfloat16_in_hardware": has_bfloat16(device),
         "torch": torch.__version__,
+        "decoder": tensor_decoder() or DECODER,
     }
 
 
@@ -493,9 +498,7 @@ def main() -> None:
         "--quick", action="store_true", help="a minute: proves the script, its figures mean little"
     )
     parser.add_argument("--data", type=Path, help="a folder of JPEG files instead of made ones")
-    parser.add_argument(
-        "--num", type=int, default=640, help="images; 1 %% more are appended to 2.5 times as many"
-    )
+    parser.add_argument("--num", type=int, default=640, help="images; appended to are a hundred batches")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--peer", help="the Python of an environment that has thingsvision")
@@ -508,7 +511,7 @@ def main() -> None:
         root = Path(folder)
         every = root / "every"
         if options.data is None:
-            make_photographs(every, max(options.num, 50 * batch if not options.quick else 0))
+            make_photographs(every, max(options.num, 100 * batch if not options.quick else 0))
         else:
             every = shutil.copytree(options.data, every)
         photos = root / "photos"

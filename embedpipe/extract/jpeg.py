@@ -76,9 +76,10 @@ def _torchcodec() -> Any:
         ) from error
 
 
-def works() -> bool:
-    """Whether torchcodec is installed and belongs to this torch."""
+def unusable() -> str | None:
+    """Why torchcodec, which is installed, cannot be used; None where it can."""
     try:
-        return tensor_decoder() is not None and _torchcodec() is not None
-    except ConfigError:
-        return False
+        _torchcodec()
+    except ConfigError as error:
+        return str(error)
+    return None

@@ -19,7 +19,7 @@ from embedpipe.backbones.backbone import Backbone
 from embedpipe.backbones.staging import Staging
 from embedpipe.errors import ConfigError
 from embedpipe.extract.device import MAX_PRECISION_ERROR, as_precision, precision_errors, resolve_precision
-from embedpipe.extract.jpeg import tensor_decoder, works
+from embedpipe.extract.jpeg import tensor_decoder, unusable
 from embedpipe.extract.microbatch import Forward, search_batch
 from embedpipe.extract.options import ExtractOptions
 from embedpipe.extract.probe import probe_features
@@ -116,8 +116,9 @@ def resolve(
         builtin = Builtin(made, tap_specs, device)
     kept = errors if precision != "float32" else {}
     decoder = _decoders(made, extract.decoder, sources)[0]
-    if decoder != DECODER and extract.decoder == "auto" and not works():
+    if decoder == tensor_decoder() and extract.decoder == "auto" and (why := unusable()) is not None:
         decoder = DECODER
+        notes.append(f"{backbone.name}: Pillow decodes: {why}")
     return Resolved(made, spec_of(made, precision, device, decoder), builtin, kept, notes)
 
 

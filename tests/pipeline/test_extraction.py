@@ -168,6 +168,15 @@ def test_a_decoder_that_is_not_installed_is_refused_and_auto_does_without(cli, p
     assert card(root)["spec"]["decoder"] == DECODER
 
 
+@pytest.mark.skipif(tensor_decoder() is None, reason="torchcodec is not installed")
+def test_a_torchcodec_that_does_not_fit_torch_is_done_without_and_that_is_said(cli, photographs, monkeypatch):
+    root, _ = photographs
+    monkeypatch.setattr("embedpipe.extract.resolve.unusable", lambda: "it belongs to another torch")
+    _, err = extract(cli, root)
+    assert "net: Pillow decodes: it belongs to another torch" in err
+    assert card(root)["spec"]["decoder"] == DECODER
+
+
 def test_samples_that_are_no_files_are_decoded_by_none_of_them(cli, ingested):
     set_extract(ingested, precision="bfloat16")
     extract(cli, ingested)
