@@ -17,7 +17,7 @@ truncation_ratio time to layer2 alone / to both taps
 append_cost      time for 1 % more samples / for all; as many as a batch, which is computed whole however few there are
 array_overhead   time of one --task 1/1 / of a plain run
 dask_overhead    time of dask with one worker / of a plain run, of one batch taken off both (workers start in that), in
-                 blocks of 8 batches (the default's hold 16,384 of these rows)
+                 blocks of 16 batches (the default's hold 16,384 of these rows)
 dask_2_workers   the same with two workers, which share the cores
 peak_rss_growth  peak memory with 4 N samples / with N
 vs_peer          / thingsvision, by the Python given with --peer
@@ -376,7 +376,7 @@ def append_cost(root: Path, photos: Path, batch: int, repeats: int) -> dict[str,
 
 
 def dask_overhead(root: Path, photos: Path, batch: int, repeats: int) -> dict[str, float]:
-    """Time of dask with one and with two workers / of a plain run, in blocks of eight batches."""
+    """Time of dask with one and with two workers / of a plain run, in blocks of sixteen batches."""
     from embedpipe.store import layout
 
     few, some = root / "few", root / "some"
@@ -384,7 +384,7 @@ def dask_overhead(root: Path, photos: Path, batch: int, repeats: int) -> dict[st
         folder.mkdir()
         for path in sorted(photos.rglob("*.jpg"))[:num]:
             os.link(path, folder / path.name)
-    before, layout.MAX_SHARD_ROWS = layout.MAX_SHARD_ROWS, 1 << (8 * batch).bit_length() - 1
+    before, layout.MAX_SHARD_ROWS = layout.MAX_SHARD_ROWS, 1 << (16 * batch).bit_length() - 1
     try:
         arms = {}
         for name, options in (
@@ -404,7 +404,7 @@ def dask_overhead(root: Path, photos: Path, batch: int, repeats: int) -> dict[st
     median = {key: statistics.median(values) for key, values in spent.items()}
     net = {name: median[name, "all"] - median[name, "few"] for name in ("serial", "dask1", "dask2")}
     return {
-        "dask_block": 8 * batch,
+        "dask_block": 16 * batch,
         "dask_overhead": net["dask1"] / net["serial"],
         "dask_2_workers": net["dask2"] / net["serial"],
         "dask_start_s": median["dask1", "few"] - median["serial", "few"],
