@@ -24,7 +24,8 @@ GPU = "GPU"
 CPU_WORKERS = 2
 # large maps come from the one heap that `allocator.keep_memory` keeps, whichever thread of the worker asks for them
 MALLOC = {"MALLOC_ARENA_MAX": 1}
-# dask's profiler wakes a hundred times a second, its tick fifty times, on the cores that the forward pass waits for: 2 to 3 %
+# dask's profiler wakes a hundred times a second, its tick fifty times, on the cores that the forward pass waits for:
+# 2 to 3 % of it
 CALM = {
     "distributed.worker.profile.enabled": False,
     "distributed.admin.tick.interval": "500ms",
