@@ -144,7 +144,7 @@ def test_a_bundled_transfer_arm_says_what_transfer_said(adapted, cli, tmp_path):
 
 def _weights_are_the_arms_own_and_the_card_says_so(project, folder):
     trained = load_file(project / "data/transfer/shape/models/lp_ft@net/model.safetensors")
-    held = read_bundle(folder).module.state_dict()
+    held = read_bundle(folder).network.state_dict()
     for name, one in trained.items():
         kept = name if name.startswith("head.") else f"bodies.0.network.{name.removeprefix('body.')}"
         torch.testing.assert_close(held.pop(kept), one, rtol=0, atol=0)
