@@ -196,12 +196,12 @@ class Preprocessing:
             return [self.resize_px, self.resize_px]
         if self.border:
             ratio = max(height, width) / self.resize_px
-            return [round(height / ratio), round(width / ratio)]
+            return [max(1, round(height / ratio)), max(1, round(width / ratio))]
         shorter, longer = min(height, width), max(height, width)
         if self.longest_px is None or longer / shorter * self.resize_px <= self.longest_px:
             return [self.resize_px]
         exact = self.longest_px * shorter / longer
-        short, long = round(exact), int(exact * longer / shorter)
+        short, long = max(1, round(exact)), max(1, int(exact * longer / shorter))
         if shorter == short:  # transformers then leaves the image as it is
             return [height, width]
         return [short, long] if height <= width else [long, short]

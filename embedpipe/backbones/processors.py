@@ -7,6 +7,7 @@ noise is compared. What comes out otherwise is refused: features of other inputs
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,7 @@ def steps_of_folder(
             "none; add it, or set preprocess: {resize_px, crop_px, mean, std}"
         )
     try:
-        processor = _processor(found, options) if raw else None
+        processor = _processor(found, options, raw, where) if raw else None
         steps = of_processor(raw if processor is None else processor.to_dict(), image_px, where)
         if processor is not None:
             check_same(processor, steps, where)
@@ -100,8 +101,14 @@ def check_same(processor: Any, steps: Preprocessing, where: str) -> None:
             )
 
 
-def _processor(found: Found, options: BackboneOptions) -> Any:
-    """The model's image processor; None where transformers knows no class for it."""
+def _processor(found: Found, options: BackboneOptions, raw: Mapping[str, Any], where: str) -> Any:
+    """The model's image processor; None where its file names no class, as old ones do.
+
+    Raises
+    ------
+    ConfigError
+        If the class that it names cannot be used.
+    """
     import transformers
 
     try:
@@ -111,8 +118,16 @@ def _processor(found: Found, options: BackboneOptions) -> Any:
             trust_remote_code=options.trust_remote_code,
             local_files_only=True,
         )
-    except Exception:  # old files name no class: they are read as they stand
-        return None
+    except Exception as error:
+        named = [
+            raw[key] for key in ("image_processor_type", "feature_extractor_type", "auto_map") if raw.get(key)
+        ]
+        if not named:  # the file is read as it stands
+            return None
+        raise ConfigError(
+            f"{where}: {found.folder}: expected an image processor that transformers can open, found {named[0]}: "
+            f"{error}; {REMEDY}"
+        ) from error
 
 
 def _noise(resize_px: int) -> list[Image.Image]:

@@ -13,12 +13,13 @@ import importlib.metadata
 import importlib.util
 from typing import TYPE_CHECKING, Any
 
+from PIL import ExifTags, Image
+
 from embedpipe.errors import ConfigError
 from embedpipe.sources.decode import DECODER, decode, open_header
 
 if TYPE_CHECKING:
     import torch
-    from PIL import Image
 
 _LEAST = (0, 16)  # the first that decodes images
 
@@ -45,7 +46,7 @@ def decode_as_tensor(content: bytes) -> torch.Tensor | Image.Image:
     Returns
     -------
     uint8 tensor (C, H, W), C being 1 or 3, or what `decode` gives
-        The former for a JPEG in grey or colour; EXIF rotation is applied.
+        The former for a JPEG in grey or colour that is not to be turned.
 
     Raises
     ------
@@ -55,13 +56,24 @@ def decode_as_tensor(content: bytes) -> torch.Tensor | Image.Image:
         If torchcodec is installed and cannot be used.
     """
     header = open_header(content)
-    if header.format != "JPEG" or header.mode not in ("RGB", "L"):
+    if header.format != "JPEG" or header.mode not in ("RGB", "L") or _is_turned(header):
         return decode(content)
     try:
         pixels_CHW: torch.Tensor = _torchcodec().decode_jpeg(content, mode="UNCHANGED")
     except RuntimeError:  # damaged: Pillow says how, or reads it after all
         return decode(content)
-    return pixels_CHW
+    return pixels_CHW if pixels_CHW.shape[:0:-1] == header.size else decode(content)
+
+
+def _is_turned(header: Image.Image) -> bool:
+    """Whether EXIF or XMP turns an image, or says something that two readers may understand in two ways."""
+    if not {"exif", "xmp"} & header.info.keys():
+        return False
+    try:
+        orientation = header.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # a damaged block, which each reader makes of what it can
+        return True
+    return not (type(orientation) is int and orientation == 1)
 
 
 @functools.cache

@@ -203,7 +203,13 @@ def majority_scores(samples: TaskSamples) -> Float:
         row = np.bincount(truth, weight, minlength=len(samples.classes))
         row = row / row.sum()
     elif samples.kind == "dense":
-        row = np.full(samples.spec.width, np.bincount(truth[truth >= 0]).argmax())
+        known = truth >= 0
+        mass = (
+            None
+            if weight is None
+            else np.broadcast_to(weight.reshape(-1, *[1] * (truth.ndim - 1)), truth.shape)[known]
+        )
+        row = np.full(samples.spec.width, np.bincount(truth[known], mass).argmax())
     elif samples.kind == "multilabel":
         mass = ~np.isnan(truth) * (1.0 if weight is None else weight[:, None])
         row = (np.nan_to_num(truth) * mass).sum(axis=0) / mass.sum(axis=0)

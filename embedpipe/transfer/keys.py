@@ -63,6 +63,8 @@ class Keys:
             "truth": digest_of(samples.truth),
             "splits": digest_of(np.char.encode(samples.splits)),
             "keys": {name: digest_of(keys) for name, keys in samples.keys.items()},
+            # samples of no weight are not learnt from
+            **({} if samples.weight is None else {"train": digest_of(samples.train)}),
             "by": by,
             "seed": seed,
         }

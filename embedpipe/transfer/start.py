@@ -226,6 +226,7 @@ class Starts:
         family = registry.head_class(unit.family, self._samples.kind)
         chosen = next((one for one in unit.few_shot if _same(one, params)), dict(params))
         taken = rows.take(labelled)
+        weighted = registry.takes_weights(unit.family, self._samples.kind)
         return registry.fit_grid(
             unit.family,
             [{**chosen, **unit.fixed}],
@@ -233,6 +234,8 @@ class Starts:
             self._samples.truth[labelled],
             kind=self._samples.kind,
             seed=self._seed,
+            sample_weight=self._samples.weight_at(labelled) if weighted else None,
+            groups=self._samples.groups[labelled],
             memory_nbytes=self._memory_nbytes,
         )[0]
 

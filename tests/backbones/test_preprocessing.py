@@ -6,6 +6,7 @@ import torch
 import torchvision
 from PIL import Image
 
+from embedpipe.backbones.preprocessing import Preprocessing
 from embedpipe.errors import ConfigError
 
 
@@ -95,3 +96,17 @@ def test_resampled_tensors_are_within_two_grey_levels_of_pillow_and_another_spec
     difference = other.pixels(image).int() - plain.pixels(image).int()
     assert difference.abs().max() <= 2
     assert plain.preprocessing != other.preprocessing and plain.can_resample_tensors
+
+
+@pytest.mark.parametrize("size", [(1, 1000), (3000, 2), (1, 1), (2, 7)])
+@pytest.mark.parametrize(
+    "changed",
+    [{}, {"squash": True}, {"border": True}, {"longest_px": 40}],
+    ids=["crop", "squash", "border", "longest"],
+)
+@pytest.mark.parametrize("on_tensors", [False, True], ids=["pillow", "tensors"])
+def test_images_of_any_shape_become_the_models_input(
+    size: tuple[int, int], changed: dict[str, object], on_tensors: bool
+) -> None:
+    steps = Preprocessing(32, 24, (0.5,) * 3, (0.5,) * 3, on_tensors=on_tensors, **changed)  # type: ignore[arg-type]
+    assert steps.pixels(Image.new("RGB", size, "red")).shape == (3, 24, 24)

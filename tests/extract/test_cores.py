@@ -59,6 +59,22 @@ def test_readers_that_yield_are_nice_and_the_process_is_not() -> None:
     assert os.getpriority(os.PRIO_PROCESS, 0) == before
 
 
+def test_where_cores_cannot_be_chosen_readers_read_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sched_setaffinity", raising=False)
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    assert [threads for threads, _, _ in in_every_thread(2, spread=True)] == [1, 1]
+
+
+@on_linux
+def test_fewer_readers_than_cores_are_not_kept_to_the_first_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    cores = sorted(os.sched_getaffinity(0))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {*cores, 1000})
+    chosen: list[set[int]] = []
+    monkeypatch.setattr(os, "sched_setaffinity", lambda _, some: chosen.append(some))
+    in_every_thread(len(cores), spread=True)
+    assert chosen == []
+
+
 def test_a_pass_computes_the_same_after_its_helpers_were_sent_away() -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(2)

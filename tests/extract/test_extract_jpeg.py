@@ -46,7 +46,47 @@ JPEGS = {
     "progressive": encoded(picture(), progressive=True),
     "coarse": encoded(picture(), quality=12),
     "bytes behind its end": encoded(picture()) + b"more than the image",
-    **{f"orientation {i}": turned(i) for i in range(1, 9)},
+    "upright": turned(1),
+}
+
+
+def segment(payload: bytes) -> bytes:
+    """An APP1 segment of a JPEG file."""
+    return b"\xff\xe1" + (len(payload) + 2).to_bytes(2, "big") + payload
+
+
+def tagged(kind: int, value: int) -> bytes:
+    """An EXIF block with the orientation alone; kind 3 is a number of 16 bits, as it should be, 1 one of 8."""
+    entry = b"\x12\x01" + kind.to_bytes(2, "little") + (1).to_bytes(4, "little") + value.to_bytes(4, "little")
+    return b"Exif\0\0II*\0\x08\0\0\0" + b"\x01\0" + entry + bytes(4)
+
+
+def xmp(orientation: int) -> bytes:
+    return (
+        b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="r"><rdf:Description tiff:Orientation="%d"/>'
+        b"</rdf:RDF></x:xmpmeta>" % orientation
+    )
+
+
+def behind_its_start(*segments: bytes) -> bytes:
+    content = encoded(picture())
+    return content[:2] + b"".join(segments) + content[2:]
+
+
+def with_maker_and_xmp() -> bytes:
+    exif = Image.Exif()
+    exif[0x10F] = "a maker"
+    return encoded(picture(), exif=exif, xmp=xmp(6))
+
+
+TURNED = {
+    **{f"orientation {i}": turned(i) for i in range(2, 9)},
+    "EXIF behind XMP": behind_its_start(
+        segment(b"http://ns.adobe.com/xap/1.0/\0<x/>"), segment(tagged(3, 6))
+    ),
+    "XMP alone": encoded(picture(), xmp=xmp(6)),
+    "EXIF that is silent and XMP": with_maker_and_xmp(),
+    "a tag of the wrong type": behind_its_start(segment(tagged(1, 6))),
 }
 
 
@@ -58,6 +98,14 @@ def test_a_jpeg_decoded_to_a_tensor_has_the_pixels_of_pillow(name: str) -> None:
     assert isinstance(found, torch.Tensor) and found.dtype == torch.uint8
     pixels = found.permute(1, 2, 0).numpy()
     np.testing.assert_array_equal(pixels[..., 0] if expected.ndim == 2 else pixels, expected)
+
+
+@needs_torchcodec
+@pytest.mark.parametrize("name", TURNED)
+def test_an_image_that_is_to_be_turned_comes_as_pillow_turns_it_whatever_says_so(name: str) -> None:
+    found = jpeg.decode_as_tensor(TURNED[name])
+    pixels = found.permute(1, 2, 0).numpy() if isinstance(found, torch.Tensor) else np.asarray(found)
+    np.testing.assert_array_equal(pixels, np.asarray(decode(TURNED[name])))
 
 
 @needs_torchcodec
