@@ -22,7 +22,7 @@ import importlib.util
 import json
 import shutil
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,6 +135,7 @@ def write_bundle(
     readme: str,
     formats: Sequence[str],
     beside: Mapping[str, str] | None = None,
+    check: Callable[[Bundle], None] = lambda written: None,
 ) -> dict[str, Any]:
     """Write a bundle in place of what stands at `folder`, if that is a bundle or nothing.
 
@@ -142,6 +143,8 @@ def write_bundle(
     ----------
     beside
         Content of further files by name: tokenizers.
+    check
+        Given the bundle as it is read again; an error of it leaves what stood at `folder`.
 
     Returns
     -------
@@ -187,6 +190,11 @@ def write_bundle(
     (scratch / README).write_text(readme, encoding="utf-8")
     text = json.dumps(card, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_bytes(scratch / CARD, text.encode())
+    try:
+        check(read_bundle(scratch))
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch.rename(folder)

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import fx, nn
 
 from embedpipe.backbones import BackboneOptions
 from embedpipe.backbones.hooked import Tapped
+from embedpipe.backbones.inputs import Inputs
 from embedpipe.backbones.preprocessing import Preprocessing
 from embedpipe.backbones.tokens import TokenInputs
 from embedpipe.compare.test_log import read_digests, read_log, with_test_figures
@@ -28,7 +30,7 @@ from embedpipe.ingest.task_options import TaskOptions
 from embedpipe.manifest.table import SPLITS, Manifest
 from embedpipe.serve.arms import TrainedArm
 from embedpipe.serve.asking import ask
-from embedpipe.serve.bundle import formats_of_program, wanted_formats, write_bundle
+from embedpipe.serve.bundle import Bundle, formats_of_program, wanted_formats, write_bundle
 from embedpipe.serve.card import about_arm, readme
 from embedpipe.serve.module import ArmModule, ArmSpec, body_spec
 from embedpipe.serve.networks import open_network
@@ -86,7 +88,9 @@ def bundle_arm(
     )
     if spec.is_program:
         to_write = formats_of_program(to_write, formats)
-    checked = _check(workspace, sections, chosen, backbones, module)
+    inputs = [backbones[name].backbone.inputs for name in chosen.backbones]
+    modality = next(iter(backbones.values())).backbone.modality
+    checked = _check(workspace, sections, chosen, modality, backbones, module, inputs)
     params, training = _training(workspace, sections, chosen)
     about = about_arm(
         chosen,
@@ -103,11 +107,18 @@ def bundle_arm(
     )
     about["checked"] = checked
     beside = {
-        body.tokens["file"]: inputs.tokenizer_json or ""
+        body.tokens["file"]: tokens.tokenizer_json or ""
         for body in spec.bodies
-        if body.tokens is not None and isinstance(inputs := backbones[body.name].backbone.inputs, TokenInputs)
+        if body.tokens is not None and isinstance(tokens := backbones[body.name].backbone.inputs, TokenInputs)
     }
-    write_bundle(folder, spec, module, about, readme(about), to_write, beside)
+
+    def check(written: Bundle) -> None:
+        """A program is another network than the one it is made of, and its tokenizer is read from a file."""
+        if spec.is_program:
+            network = written.module(torch.device("cpu"))
+            _check(workspace, sections, chosen, modality, backbones, network, written.inputs())
+
+    write_bundle(folder, spec, module, about, readme(about), to_write, beside, check)
     return {"out": str(folder), "task": task, "arm": chosen.arm, "formats": to_write, "checked": checked}
 
 
@@ -172,12 +183,13 @@ def _check(
     workspace: Workspace,
     sections: Sections,
     arm: TrainedArm,
+    modality: str,
     backbones: Mapping[str, OpenBackbone],
-    module: ArmModule,
+    module: nn.Module,
+    inputs: Sequence[Inputs],
 ) -> dict[str, Any]:
     """Compare the network with the predictions that training wrote, on some validation samples."""
     options = sections.one("tasks", arm.task, TaskOptions)
-    modality = next(iter(backbones.values())).backbone.modality
     manifest = Manifest.read(workspace.manifest(options.on)).where(split="val").of(modality)
     source = open_source(manifest.source, workspace.root)
     written = (
@@ -201,7 +213,6 @@ def _check(
             samples.append(content)
     if not ids:
         return {"num_samples": 0, "why": f"no validation {modality} can be read here"}
-    inputs = [backbones[name].backbone.inputs for name in arm.backbones]
     found = ask(module, inputs, samples, batch=NUM_CHECKED).reshape(len(ids), -1)
     wanted = said.at(ids)[0]
     unit = max(float(wanted.std()), 1e-12) if arm.target.kind == "number" else 1.0

@@ -18,6 +18,7 @@ from embedpipe.cli.app import run
 from embedpipe.errors import ShapeError, UnreadableSample, WeightsError
 from embedpipe.evaluate.predictions import Predictions
 from embedpipe.manifest.table import Manifest
+from embedpipe.serve import bundle as bundles
 
 STEPS = ("ingest", "extract", "train", "select")
 PREPROCESS = {"resize_px": 20, "crop_px": 16, "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.2]}
@@ -95,6 +96,20 @@ def test_an_arm_on_texts_is_bundled_with_its_tokenizer_and_needs_nothing_else(
         model.predict("free prize")
     with pytest.raises(UnreadableSample, match=r"text 1 \(int\): expected a text, found int"):
         model.predict(["free", 3])
+
+
+def test_a_program_that_says_something_else_than_training_did_is_not_written(texts, cli, monkeypatch):
+    arm = "logistic@bert/hidden.2.mean_tokens.float32"
+    bundle(cli, texts, "spam", arm, "--format", "pt2")
+    before = {path.name: path.read_bytes() for path in (texts / "b").iterdir()}
+    real = bundles.read_token_inputs
+    monkeypatch.setattr(
+        bundles, "read_token_inputs", lambda text, longest, _: real(text, longest, "other words ")
+    )
+    said = bundle(cli, texts, "spam", arm, "--format", "pt2", code=2)
+    assert "differs from the pipeline's predictions by" in said
+    assert {path.name: path.read_bytes() for path in (texts / "b").iterdir()} == before
+    assert not list(texts.glob(".b*"))
 
 
 def test_windows_of_texts_are_refused_in_one_sentence(texts, cli):
