@@ -156,6 +156,13 @@ class Backbone:
         assert isinstance(self.inputs, Preprocessing)
         return self.with_inputs(dataclasses.replace(self.inputs, on_tensors=True))
 
+    def resampling_as(self, preprocessing: str) -> Backbone:
+        """This backbone with images resampled as a store's `preprocessing` says, if that is all that differs."""
+        if self.preprocessing == preprocessing or not self.can_resample_tensors:
+            return self
+        other = self.resampling_tensors()
+        return other if other.preprocessing == preprocessing else self
+
     def with_inputs(self, inputs: Inputs) -> Backbone:
         """This backbone behind another preprocessing."""
         other = copy.copy(self)

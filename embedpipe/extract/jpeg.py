@@ -34,10 +34,9 @@ def tensor_decoder() -> str | None:
     return f"torchcodec {version.split('+')[0]} for JPEG, {DECODER} else" if numbers >= _LEAST else None
 
 
-def decoders() -> tuple[str, ...]:
-    """Every decoder there is here, as specs name them; Pillow first."""
-    found = tensor_decoder()
-    return (DECODER,) if found is None else (DECODER, found)
+def decoder_like(stored: str) -> str:
+    """The decoder that a store's spec names, where it is here; else Pillow."""
+    return stored if stored == tensor_decoder() else DECODER
 
 
 def decode_as_tensor(content: bytes) -> torch.Tensor | Image.Image:

@@ -25,14 +25,13 @@ from embedpipe.extract.batches import Embedded, StepTimes
 from embedpipe.extract.blocks import compute_block
 from embedpipe.extract.computer import Computer
 from embedpipe.extract.device import resolve_device
-from embedpipe.extract.jpeg import decoders
+from embedpipe.extract.jpeg import decoder_like
 from embedpipe.extract.options import ExtractOptions
 from embedpipe.extract.probe import check_probe
 from embedpipe.extract.resolve import Builtin, spec_of
 from embedpipe.extract.spool import BlockTask, SegmentTask
 from embedpipe.extract.windows import Windows, with_windows
 from embedpipe.sources.base import Source
-from embedpipe.sources.decode import DECODER
 from embedpipe.spec import BackboneSpec
 from embedpipe.store.group import probe_path
 
@@ -152,9 +151,8 @@ def open_computer(recipe: Recipe) -> Computer:
         )
     backbone = load_backbone(recipe.name, recipe.options, recipe.root, source_dir=recipe.source_dir)
     backbone = with_windows(backbone, recipe.windows, "params.yaml: datasets: rows")
-    if backbone.preprocessing != recipe.spec.preprocessing and backbone.can_resample_tensors:
-        backbone = backbone.resampling_tensors()
-    decoder = recipe.spec.decoder if recipe.spec.decoder in decoders() else DECODER
+    backbone = backbone.resampling_as(recipe.spec.preprocessing)
+    decoder = decoder_like(recipe.spec.decoder)
     found = spec_of(backbone, recipe.spec.precision, device, decoder)
     if found != recipe.spec:
         listed = "; ".join(str(difference) for difference in recipe.spec.differences(found))

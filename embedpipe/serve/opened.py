@@ -21,13 +21,12 @@ from embedpipe.backbones.backbone import Backbone
 from embedpipe.backbones.tokens import TokenInputs
 from embedpipe.errors import ConfigError, SpecMismatch
 from embedpipe.extract.device import resolve_device
-from embedpipe.extract.jpeg import decoders
+from embedpipe.extract.jpeg import decoder_like
 from embedpipe.extract.probe import check_probe
 from embedpipe.extract.resolve import Builtin, spec_of
 from embedpipe.extract.windows import with_windows
 from embedpipe.features.table import PublishedFeatures, open_features
 from embedpipe.params import did_you_mean
-from embedpipe.sources.decode import DECODER
 from embedpipe.spec import TapSpec
 from embedpipe.store.group import probe_path
 
@@ -105,14 +104,12 @@ def open_backbone(
     found_device = resolve_device(device)
     stored = features.card.spec
     backbone = load_backbone(name, options, root, source_dir=source_dir)
-    if stored.preprocessing != backbone.preprocessing and backbone.can_resample_tensors:
-        other = backbone.resampling_tensors()
-        backbone = other if other.preprocessing == stored.preprocessing else backbone
+    backbone = backbone.resampling_as(stored.preprocessing)
     windows = json.loads(stored.preprocessing).get("windows")
     if windows is not None and isinstance(backbone.inputs, TokenInputs):
         backbone = with_windows(backbone, (windows["tokens"], windows["overlap"]), f"{store_dir}: windows")
     notes = []
-    decoder = stored.decoder if stored.decoder in decoders() else DECODER
+    decoder = decoder_like(stored.decoder)
     for difference in stored.differences(spec_of(backbone, stored.precision, found_device, decoder)):
         if difference.field not in ("device_kind", "decoder"):
             raise SpecMismatch(

@@ -13,9 +13,8 @@ import numpy as np
 
 from embedpipe.backbones.backbone import Backbone
 from embedpipe.errors import ProbeMismatch, SpecMismatch
-from embedpipe.extract.jpeg import decoders
+from embedpipe.extract.jpeg import decoder_like
 from embedpipe.features.card import BackboneCard
-from embedpipe.sources.decode import DECODER
 
 MOST_SAMPLES = 256
 TOLERANCE = {"float32": 1e-4, "float16": 3e-3, "bfloat16": 1.5e-2}
@@ -48,14 +47,12 @@ def as_stored(backbone: Backbone, card: BackboneCard, where: str) -> Backbone:
         If weights, architecture, preprocessing or decoder are not those of the store; names the first.
     """
     spec = card.spec
-    if backbone.preprocessing != spec.preprocessing and backbone.can_resample_tensors:
-        other = backbone.resampling_tensors()
-        backbone = other if other.preprocessing == spec.preprocessing else backbone
+    backbone = backbone.resampling_as(spec.preprocessing)
     for name, mine, there in (
         ("architecture", backbone.architecture, spec.architecture),
         ("weights", backbone.weights_digest, spec.weights_digest),
         ("preprocessing", backbone.preprocessing, spec.preprocessing),
-        ("decoder", spec.decoder if spec.decoder in decoders() else DECODER, spec.decoder),
+        ("decoder", decoder_like(spec.decoder), spec.decoder),
     ):
         if mine != there:
             raise SpecMismatch(
