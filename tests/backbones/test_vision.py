@@ -85,6 +85,20 @@ def test_a_size_that_is_a_bare_number_is_of_both_sides_as_transformers_has_it(fo
     np.testing.assert_allclose(found, states(target, pictures)[1], atol=2e-5)
 
 
+def test_a_processor_whose_class_cannot_be_opened_is_refused_unless_params_say_all(folder, load):
+    target = folder / "unknown"
+    shutil.copytree(folder / "vit", target)
+    file = target / "preprocessor_config.json"
+    named = {"image_processor_type": "NoSuchImageProcessor", "auto_map": {}}
+    file.write_text(json.dumps({**json.loads(file.read_text()), **named}))
+    with pytest.raises(
+        ConfigError, match=r"unknown: expected an image processor .* found NoSuchImageProcessor: "
+    ):
+        load("transformers:unknown")
+    said = {"resize_px": 32, "crop_px": 32, "mean": [0.5] * 3, "std": [0.5] * 3}
+    assert load("transformers:unknown", preprocess=said).input_shape == (3, 32, 32)
+
+
 def test_the_final_norm_is_passed_once_by_inner_layers_alone(folder, load, pictures):
     plain, normed = (
         features(load("transformers:vit", {"blocks": ["none"]}, norm=norm), pictures)

@@ -8,9 +8,12 @@ import pytest
 from embedpipe.errors import ConfigError
 from embedpipe.evaluate.evidence import TaskFiles, open_evidence
 from embedpipe.evaluate.predictions import Predictions
+from embedpipe.manifest.kinds import TargetSpec
 from embedpipe.manifest.masks import encode_mask, majority
 from embedpipe.manifest.targets import Targets
 from embedpipe.spec import BackboneSpec
+from embedpipe.train.fit import majority_scores
+from embedpipe.train.samples import TaskSamples
 
 NUM, SIDE = 24, 32
 CONV = {"conv": {"epochs": 80, "lr": 0.03, "hidden": 0, "patience": 0}}
@@ -119,3 +122,20 @@ def test_a_changed_mask_refits_and_nothing_changed_does_not(dense):
     bench.labels[1] = encode_mask(masks[1].T.copy())
     bench.train()
     assert bench.fits["conv"] > before
+
+
+def test_the_majority_of_places_counts_what_their_samples_weigh():
+    samples = TaskSamples(
+        task="parts",
+        spec=TargetSpec("dense", ("sky", "ground"), grid=2),
+        sample_ids=np.array(list("abcd")),
+        splits=np.array(["train"] * 3 + ["val"]),
+        groups=np.array(list("abcd")),
+        keys={"image": np.zeros((4, 16), np.uint8)},
+        truth=np.array([[0, 0, 0, -1], [0, 0, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0]]),
+        num={},
+        dropped=(),
+    )
+    assert set(majority_scores(samples).ravel()) == {0.0}
+    weighed = dataclasses.replace(samples, weight=np.array([1.0, 1.0, 3.0, np.nan]))
+    assert set(majority_scores(weighed).ravel()) == {1.0}
