@@ -1,4 +1,4 @@
-"""What `benchmarks/extract.py` measures on: photographs of its own, networks with random weights, projects over both."""
+"""What `benchmarks/extract.py` measures on: photographs of its own, random networks, projects over both."""
 
 from __future__ import annotations
 
